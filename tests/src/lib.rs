@@ -1,0 +1,1 @@
+//! The harness: private containerds, images and what they leave behind.
