@@ -1,0 +1,419 @@
+//! The steps of a plan: what the child of clone3 does, one after another, and what its parent opens for it before.
+//!
+//! Everything here is plain data. A step holds C strings, numbers and indices, so that the child can carry it out
+//! without a heap, and it prints itself, so that a person can read the plan and an error can name the step.
+//! Paths called `InRoot` are relative to the container's root and are resolved beneath it (openat2 `RESOLVE_IN_ROOT`).
+
+use std::ffi::CString;
+
+/// Something the parent opens before the clone. A step names it by its index in [`InitPlan::sources`].
+///
+/// [`InitPlan::sources`]: crate::plan::InitPlan::sources
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A detached copy of the mount at a host path, or of the whole tree below it: open_tree(2).
+    Tree {
+        /// An absolute path of the host; symlinks are followed.
+        path: CString,
+        /// Mounts below it too (`rbind`).
+        recursive: bool,
+    },
+    /// A new file system, detached: fsopen(2), fsmount(2). Made by the parent, so it belongs to the host's user namespace.
+    Filesystem(Filesystem),
+    /// A namespace to join: the file at an absolute path of the host, checked to be of this kind.
+    Namespace {
+        /// A path like `/proc/42/ns/net` or `/run/netns/pod`.
+        path: CString,
+        /// Which namespace it must be.
+        kind: Namespace,
+    },
+    /// The pidfd of the container's init, for an exec.
+    Init,
+}
+
+/// An index into [`InitPlan::sources`](crate::plan::InitPlan::sources).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SourceIndex(pub usize);
+
+/// A place in the child where a descriptor of its own making is kept for a later step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub usize);
+
+/// How many [`Slot`]s a child has.
+pub const SLOTS: usize = 16;
+
+/// The kinds of namespace, with the kernel's flags. namespaces(7)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Namespace {
+    /// Mount points.
+    Mount,
+    /// Hostname and domain name.
+    Uts,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Network devices, addresses, ports.
+    Network,
+    /// Process ids.
+    Pid,
+    /// The view of the cgroup tree.
+    Cgroup,
+    /// User and group ids, and the owner of the other namespaces.
+    User,
+}
+
+impl Namespace {
+    /// The `CLONE_NEW*` flag.
+    #[must_use]
+    pub const fn flag(self) -> u64 {
+        (match self {
+            Self::Mount => libc::CLONE_NEWNS,
+            Self::Uts => libc::CLONE_NEWUTS,
+            Self::Ipc => libc::CLONE_NEWIPC,
+            Self::Network => libc::CLONE_NEWNET,
+            Self::Pid => libc::CLONE_NEWPID,
+            Self::Cgroup => libc::CLONE_NEWCGROUP,
+            Self::User => libc::CLONE_NEWUSER,
+        }) as u64
+    }
+
+    /// The name below `/proc/<pid>/ns`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mount => "mnt",
+            Self::Uts => "uts",
+            Self::Ipc => "ipc",
+            Self::Network => "net",
+            Self::Pid => "pid",
+            Self::Cgroup => "cgroup",
+            Self::User => "user",
+        }
+    }
+}
+
+/// A file system to be made by fsopen(2), fsconfig(2) and fsmount(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    /// `proc`, `tmpfs`, `overlay` …
+    pub fstype: CString,
+    /// What stands first in mountinfo: `proc`, `shm`, a device.
+    pub source: CString,
+    /// Options for the file system itself, in order; without a value it is a flag.
+    pub options: Vec<(CString, Option<CString>)>,
+    /// `MOUNT_ATTR_*` of the mount.
+    pub attributes: u64,
+}
+
+/// A path beneath the container's root, with every prefix ready for mkdirat(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InRoot {
+    /// The whole path, without a leading slash; `.` for the root itself.
+    pub path: CString,
+    /// `a`, `a/b`, `a/b/c` for `a/b/c`: what is opened, and made where it is missing.
+    pub prefixes: Vec<CString>,
+    /// `a`, `b`, `c`: the last name of each prefix.
+    pub names: Vec<CString>,
+}
+
+impl InRoot {
+    /// Splits a container path lexically: `.` and empty names go, `..` goes up and stops at the root.
+    /// `None` if it holds a NUL.
+    #[must_use]
+    pub fn new(path: &str) -> Option<Self> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in path.split('/') {
+            match name {
+                "" | "." => {}
+                ".." => {
+                    names.pop();
+                }
+                name => names.push(name),
+            }
+        }
+        let whole = if names.is_empty() { ".".to_owned() } else { names.join("/") };
+        let prefixes = (1..=names.len()).map(|n| CString::new(names[..n].join("/")).ok()).collect::<Option<_>>()?;
+        let names = names.iter().map(|name| CString::new(*name).ok()).collect::<Option<_>>()?;
+        Some(Self { path: CString::new(whole).ok()?, prefixes, names })
+    }
+
+    /// The path as the container sees it, for people.
+    #[must_use]
+    pub fn display(&self) -> String {
+        format!("/{}", self.path.to_string_lossy().trim_start_matches('.'))
+    }
+
+    /// Whether it is the root itself.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.names.is_empty()
+    }
+}
+
+/// Propagation of mount events, applied to a mount or to the tree below it. mount_namespaces(7)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Propagation {
+    /// `MS_PRIVATE`, `MS_SHARED`, `MS_SLAVE` or `MS_UNBINDABLE`.
+    pub kind: u64,
+    /// The whole tree (`rprivate` …).
+    pub recursive: bool,
+}
+
+/// Changes of mount attributes: mount_setattr(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attributes {
+    /// `MOUNT_ATTR_*` to set.
+    pub set: u64,
+    /// `MOUNT_ATTR_*` to clear; `MOUNT_ATTR__ATIME` whole where an access-time mode is set.
+    pub clear: u64,
+}
+
+/// What a [`MountStep`] puts on its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MountSource {
+    /// A tree or a file system that the parent opened. `slave_first` makes the copy a slave of the host's mount before
+    /// anything else, as a bind inside a namespace whose root was made rslave would be.
+    Opened {
+        /// Which one.
+        source: SourceIndex,
+        /// Receive from the host, send nothing to it.
+        slave_first: bool,
+    },
+    /// A new file system, made by the child inside its own namespaces.
+    Filesystem {
+        /// What to make.
+        filesystem: Filesystem,
+        /// Give its root the mode of the directory it covers, as runc does for a tmpfs without `mode=`.
+        inherit_mode: bool,
+    },
+}
+
+/// One mount inside the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountStep {
+    /// What is mounted.
+    pub source: MountSource,
+    /// Where; made if missing: a directory, or an empty file for a bind of a file.
+    pub target: InRoot,
+    /// Attributes of the mount itself.
+    pub attributes: Attributes,
+    /// Attributes of the whole tree (`rro`, `rnosuid` …).
+    pub recursive_attributes: Attributes,
+    /// Propagation, in the order given.
+    pub propagation: Vec<Propagation>,
+    /// The target must be a real directory, reached without a symlink (proc and sysfs: CVE-2019-19921, CVE-2023-27561).
+    pub no_symlinks: bool,
+    /// The target may lie inside a procfs (the short list of runc's `checkProcMount`); anything else that turns out to is refused.
+    pub over_proc: bool,
+    /// Where to keep the mount's descriptor for [`Step::Readonly`].
+    pub keep: Option<Slot>,
+}
+
+/// A device node inside the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Where; parents are made.
+    pub path: InRoot,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`, and the permission bits.
+    pub mode: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Owner inside the container.
+    pub uid: u32,
+    /// Group inside the container.
+    pub gid: u32,
+}
+
+/// The five capability sets, as bit masks. capabilities(7)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Capabilities {
+    /// What may be gained by execve at all.
+    pub bounding: u64,
+    /// What is in force.
+    pub effective: u64,
+    /// What may be kept across execve.
+    pub inheritable: u64,
+    /// What may be raised.
+    pub permitted: u64,
+    /// What survives execve of an ordinary program.
+    pub ambient: u64,
+}
+
+/// A seccomp filter, ready for the kernel. seccomp(2)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seccomp {
+    /// `struct sock_filter`s.
+    pub program: Vec<SockFilter>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u32,
+}
+
+/// `struct sock_filter`: one instruction of classic BPF. linux/filter.h
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SockFilter {
+    /// Operation.
+    pub code: u16,
+    /// Jump if true.
+    pub jt: u8,
+    /// Jump if false.
+    pub jf: u8,
+    /// Operand.
+    pub k: u32,
+}
+
+/// One act of the child. The order is the plan's; the child has no choices left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Attach to the cgroup: `0` into every opened `tasks` (v1). Nothing on v2, where clone3 did it.
+    JoinCgroup,
+    /// A new session keyring named `_ses.<id>`; a kernel without keyrings is no error. keyrings(7)
+    SessionKeyring(CString),
+    /// A resource limit. setrlimit(2)
+    Rlimit {
+        /// `RLIMIT_*`.
+        resource: u32,
+        /// Soft limit.
+        soft: u64,
+        /// Hard limit.
+        hard: u64,
+    },
+    /// setns(2) to a namespace that the parent opened. Before the user namespace EPERM means: it belongs to that one, join it after.
+    Join {
+        /// Which one.
+        source: SourceIndex,
+        /// Its kind.
+        kind: Namespace,
+        /// The first of the two attempts.
+        before_user: bool,
+    },
+    /// setns(2) to several namespaces of the container's init at once, by its pidfd.
+    JoinInit {
+        /// The pidfd.
+        source: SourceIndex,
+        /// `CLONE_NEW*` flags.
+        flags: u64,
+    },
+    /// A new user namespace; the parent writes the maps, then the child becomes its root.
+    UnshareUser,
+    /// Become uid 0 and gid 0 of the user namespace just joined.
+    BecomeRoot,
+    /// unshare(2) of `CLONE_NEW*` flags.
+    Unshare(u64),
+    /// Clone again, into the pid namespace joined or unshared before; the first child hands the pidfd up and ends.
+    EnterPidNamespace,
+    /// Bring `lo` up in the new network namespace.
+    LoopbackUp,
+    /// The propagation of every mount, before anything is mounted.
+    RootPropagation(Propagation),
+    /// Make the propagation of the container's root what `rootfsPropagation` says, after the pivot.
+    RootfsPropagation(Propagation),
+    /// Attach the root file system (over `/` of the child's own mount namespace) and keep its descriptor as *the root*.
+    AttachRootfs(SourceIndex),
+    /// The root of an exec: `/` of the mount namespace just joined.
+    OpenRoot,
+    /// A detached procfs of our own, that nothing can be mounted over, kept for labels and sysctls.
+    OpenProcfs,
+    /// One mount.
+    Mount(Box<MountStep>),
+    /// mknod(2), verified after; a node that is already there must be the same.
+    Device(Device),
+    /// A symlink; one that exists is replaced.
+    Symlink {
+        /// Where it points.
+        target: CString,
+        /// Where it stands.
+        path: InRoot,
+    },
+    /// pivot_root(2) into the root, and the old root gone. chroot(2) after moving the mount where pivoting is not wanted.
+    PivotRoot {
+        /// `MS_MOVE` and chroot(2) instead (runc's `--no-pivot`, for a rootfs on a ramdisk).
+        no_pivot: bool,
+    },
+    /// Make a kept mount read-only, through its descriptor.
+    Readonly(Slot),
+    /// Make the root mount read-only, through its descriptor (CVE-2026-115521).
+    ReadonlyRoot,
+    /// A pty in the container's devpts: master sent up, slave becomes stdio and the controlling terminal.
+    Console {
+        /// Rows and columns, where the spec has them.
+        size: Option<(u16, u16)>,
+        /// Bind the slave over `/dev/console` (not for an exec).
+        bind: bool,
+        /// Owner of the slave.
+        uid: u32,
+    },
+    /// The stdio that the parent opened becomes 0, 1, 2 in a new session.
+    Stdio,
+    /// Replace a `/dev/null` of the host on 0, 1, 2 by the container's own (verified to be 1:3).
+    ReopenNull,
+    /// Give 0, 1, 2 to the user, as far as they can be given.
+    ChownStdio {
+        /// The user.
+        uid: u32,
+    },
+    /// sethostname(2)
+    Hostname(CString),
+    /// setdomainname(2)
+    Domainname(CString),
+    /// A value into a file below the procfs of [`Step::OpenProcfs`]: `sys/net/ipv4/ip_forward`.
+    Sysctl {
+        /// Relative to the procfs.
+        path: CString,
+        /// What is written.
+        value: CString,
+    },
+    /// Cover a path, if it exists: a directory by an empty read-only tmpfs, a file by `/dev/null` (opened and verified by the parent).
+    Mask {
+        /// What is covered.
+        path: InRoot,
+        /// The host's `/dev/null`.
+        null: SourceIndex,
+    },
+    /// Make a path read-only, if it exists.
+    ReadonlyPath(InRoot),
+    /// umask(2)
+    Umask(u32),
+    /// prctl(PR_SET_NO_NEW_PRIVS)
+    NoNewPrivileges,
+    /// Make the working directory where it is missing (init only, as runc does).
+    MakeCwd(InRoot),
+    /// chdir(2), as root; refused there, it is tried again by [`Step::VerifyCwd`] as the user.
+    Chdir(CString),
+    /// The working directory must be inside the container (CVE-2024-21626); retries a refused chdir.
+    VerifyCwd(CString),
+    /// `exec <profile>` to the AppArmor attribute, through the procfs of [`Step::OpenProcfs`].
+    AppArmor(CString),
+    /// The SELinux label of the program to be executed, likewise.
+    SelinuxExec(CString),
+    /// Drop everything else from the bounding set.
+    BoundingSet(u64),
+    /// setgroups(2), setresgid(2), setresuid(2), keeping the permitted capabilities across.
+    Ids {
+        /// User.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Supplementary groups; `None` leaves them alone (a user namespace that denies setgroups).
+        groups: Option<Vec<u32>>,
+    },
+    /// capset(2), then the ambient set.
+    Capabilities(Capabilities),
+    /// seccomp(SECCOMP_SET_MODE_FILTER)
+    Seccomp(Seccomp),
+    /// Look the program up as the final user: PATH decides at create.
+    FindProgram,
+    /// Report that all is ready and wait until `start` opens the gate.
+    Gate,
+    /// Default signal dispositions and an empty signal mask, as the program expects them.
+    ResetSignals,
+    /// execve(2). Everything but 0, 1, 2 is closed.
+    Exec,
+}
+
+impl std::fmt::Display for InRoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.display())
+    }
+}
