@@ -1,0 +1,31 @@
+//! `ctr` of the daemon's own version, in its namespace, with a deadline.
+
+use crate::command::{self, DEADLINE, Outcome, Running};
+use crate::containerd::Containerd;
+use anyhow::Result;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+impl Containerd {
+    /// `ctr` with these arguments, not yet started.
+    pub fn ctr_command(&self, args: &[&str]) -> Command {
+        let mut command = self.program("ctr");
+        command.args(args);
+        command
+    }
+
+    /// Runs `ctr` with these arguments and an empty stdin.
+    pub fn ctr(&self, args: &[&str]) -> Result<Outcome> {
+        self.ctr_within(DEADLINE, args)
+    }
+
+    /// The same with a deadline of the caller's.
+    pub fn ctr_within(&self, deadline: Duration, args: &[&str]) -> Result<Outcome> {
+        command::run(&mut self.ctr_command(args), deadline)
+    }
+
+    /// Starts `ctr` with these arguments; its stdin is a pipe that the caller takes, or that stays open.
+    pub fn ctr_start(&self, args: &[&str]) -> Result<Running> {
+        command::start(self.ctr_command(args).stdin(Stdio::piped()))
+    }
+}
