@@ -1,5 +1,12 @@
 //! An OCI runtime for Linux as a library: a container is a list of steps.
 
+mod channel;
+pub mod children;
+mod errno;
+mod init;
 pub mod plan;
 pub mod program;
+mod sources;
+pub mod spawn;
 pub mod step;
+pub mod sys;

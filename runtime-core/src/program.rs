@@ -2,56 +2,32 @@
 
 use std::ffi::{CStr, CString, c_char};
 
-/// A NULL-terminated array of C strings, as execve(2) wants it, built before the clone.
-#[derive(Debug)]
-pub struct CStringArray {
-    strings: Vec<CString>,
-    pointers: Pointers,
-}
-
-/// Pointers into the heap of the `strings` beside them: they stay valid when the array moves.
-#[derive(Debug)]
-struct Pointers(Vec<*const c_char>);
+/// Strings for execve(2).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CStringArray(Vec<CString>);
 
 impl CStringArray {
     /// Takes the strings over.
     #[must_use]
     pub fn new(strings: Vec<CString>) -> Self {
-        let pointers = Pointers::of(&strings);
-        Self { strings, pointers }
+        Self(strings)
     }
 
-    /// What execve(2) takes.
-    #[must_use]
-    pub fn as_ptr(&self) -> *const *const c_char {
-        self.pointers.0.as_ptr()
+    /// Adds one at the end.
+    pub fn push(&mut self, string: CString) {
+        self.0.push(string);
     }
 
     /// The strings.
     pub fn iter(&self) -> impl Iterator<Item = &CStr> {
-        self.strings.iter().map(CString::as_c_str)
+        self.0.iter().map(CString::as_c_str)
+    }
+
+    /// The NULL-terminated array of pointers that execve(2) takes: made before the clone, since the child has no heap.
+    pub(crate) fn pointers(&self) -> Vec<*const c_char> {
+        self.iter().map(CStr::as_ptr).chain([std::ptr::null()]).collect()
     }
 }
-
-impl Pointers {
-    fn of(strings: &[CString]) -> Self {
-        Self(strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect())
-    }
-}
-
-impl Clone for CStringArray {
-    fn clone(&self) -> Self {
-        Self::new(self.strings.clone())
-    }
-}
-
-impl PartialEq for CStringArray {
-    fn eq(&self, other: &Self) -> bool {
-        self.strings == other.strings
-    }
-}
-
-impl Eq for CStringArray {}
 
 /// What the last steps of a plan look up and execute.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,176 @@
+//! The socket between a child and its parent: small fixed messages, and descriptors.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::Pid;
+
+/// What a child tells.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// The maps of my new user namespace, please; then [`Channel::go`].
+    MapIds,
+    /// I went on as this process, which is your child (and the old one ends).
+    Born(Child),
+    /// The master of my terminal.
+    Console(OwnedFd),
+    /// All is ready, I wait at the gate.
+    Ready,
+    /// A step failed, and I am gone.
+    Failed {
+        /// Index of the step.
+        step: usize,
+        /// Why.
+        errno: Errno,
+    },
+}
+
+/// A child born inside another pid namespace.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pub(crate) pid: Pid,
+    pub(crate) pidfd: OwnedFd,
+}
+
+const MAP_IDS: u32 = 1;
+const BORN: u32 = 2;
+const CONSOLE: u32 = 3;
+const READY: u32 = 4;
+const FAILED: u32 = 5;
+
+/// Kind and two operands.
+type Message = [u32; 3];
+const SIZE: usize = size_of::<Message>();
+
+/// One end.
+#[derive(Debug)]
+pub(crate) struct Channel(OwnedFd);
+
+impl Channel {
+    /// The parent's end and the child's, both close-on-exec.
+    pub(crate) fn pair() -> Result<(Self, Self), Errno> {
+        let (parent, child) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(parent), Self(child)))
+    }
+
+    /// The descriptor.
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    /// Parent: opens the gate, or says that the maps are written.
+    pub(crate) fn go(&self) -> Result<(), Errno> {
+        send(self.as_fd(), [0; 3], None)
+    }
+
+    /// Parent: the next report; `None` when every copy of the child's end is closed: it executed, or it died.
+    pub(crate) fn report(&self) -> Result<Option<Report>, Errno> {
+        let Some((message, fd)) = receive(self.as_fd())? else { return Ok(None) };
+        let report = match (message, fd) {
+            ([MAP_IDS, ..], _) => Report::MapIds,
+            ([BORN, pid, _], Some(pidfd)) => {
+                Report::Born(Child { pid: Pid::from_raw(pid.cast_signed()).ok_or(Errno::PROTO)?, pidfd })
+            }
+            ([CONSOLE, ..], Some(master)) => Report::Console(master),
+            ([READY, ..], _) => Report::Ready,
+            ([FAILED, step, errno], _) => {
+                Report::Failed { step: step as usize, errno: Errno::from_raw_os_error(errno.cast_signed()) }
+            }
+            _ => return Err(Errno::PROTO),
+        };
+        Ok(Some(report))
+    }
+}
+
+/// Child: asks for the maps and waits until they are there.
+pub(crate) fn ask_for_maps(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [MAP_IDS, 0, 0], None)?;
+    wait_for_go(channel)
+}
+
+/// Child: hands up the process that goes on in its place.
+pub(crate) fn report_born(channel: BorrowedFd<'_>, pid: Pid, pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [BORN, pid.as_raw_nonzero().get().cast_unsigned(), 0], Some(pidfd))
+}
+
+/// Child: hands up the master of its terminal.
+pub(crate) fn report_console(channel: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [CONSOLE, 0, 0], Some(master))
+}
+
+/// Child: ready; waits until the gate opens. `CONNRESET` if the parent is gone.
+pub(crate) fn wait_at_gate(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [READY, 0, 0], None)?;
+    wait_for_go(channel)
+}
+
+/// Child: last words.
+pub(crate) fn report_failed(channel: BorrowedFd<'_>, step: usize, errno: Errno) {
+    // A parent that is gone cannot be told.
+    let _ = send(channel, [FAILED, step as u32, errno.raw_os_error().cast_unsigned()], None);
+}
+
+fn wait_for_go(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    match receive(channel)? {
+        Some(_) => Ok(()),
+        None => Err(Errno::CONNRESET),
+    }
+}
+
+fn bytes(message: Message) -> [u8; SIZE] {
+    let mut bytes = [0; SIZE];
+    for (to, from) in bytes.chunks_exact_mut(4).zip(message) {
+        to.copy_from_slice(&from.to_ne_bytes());
+    }
+    bytes
+}
+
+fn send(channel: BorrowedFd<'_>, message: Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    let bytes = bytes(message);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = fd.map(|fd| [fd]);
+    if let Some(fds) = &fds {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    loop {
+        match sendmsg(channel, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => {}
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
+fn receive(channel: BorrowedFd<'_>) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+    let mut bytes = [0; SIZE];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => {}
+            // The other end closed while a message of ours was unread.
+            Err(Errno::CONNRESET) => return Ok(None),
+            other => break other?,
+        }
+    };
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let mut fd = None;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            fd = fds.last();
+        }
+    }
+    let mut message = [0; 3];
+    for (to, from) in message.iter_mut().zip(bytes.as_chunks::<4>().0) {
+        *to = u32::from_ne_bytes(*from);
+    }
+    Ok(Some((message, fd)))
+}

@@ -1,0 +1,194 @@
+//! The child of clone3: one loop over the steps of the plan.
+//!
+//! From its first instruction to execve it uses no heap, takes no lock, writes no log and cannot panic; the first step
+//! that fails goes up to the parent as (index, errno), and the child is gone. The parent owns all words.
+
+mod dev;
+mod identity;
+mod in_root;
+mod mounts;
+mod namespaces;
+
+use std::ffi::c_char;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+
+use crate::channel::{report_failed, wait_at_gate};
+use crate::plan::InitPlan;
+use crate::step::{SLOTS, Slot, SourceIndex, Step};
+use crate::sys;
+
+/// What the child works with: the plan, what its parent opened, and what it opens itself.
+pub(crate) struct Init<'a> {
+    plan: &'a InitPlan,
+    /// What [`InitPlan::sources`] became.
+    sources: &'a [OwnedFd],
+    /// `tasks` files to write to, on cgroup v1.
+    tasks: &'a [OwnedFd],
+    stdio: Option<&'a [OwnedFd; 3]>,
+    channel: BorrowedFd<'a>,
+    /// The program's arguments and environment, as execve(2) takes them.
+    args: Vec<*const c_char>,
+    env: Vec<*const c_char>,
+    /// The container's root.
+    root: Option<OwnedFd>,
+    /// A procfs of our own.
+    procfs: Option<OwnedFd>,
+    /// An empty tmpfs that covers masked directories, once it is attached somewhere.
+    empty: Option<OwnedFd>,
+    slots: [Option<OwnedFd>; SLOTS],
+    /// `CLONE_NEW*` flags of what was joined.
+    joined: u64,
+    /// Which of the program's candidates it is.
+    candidate: usize,
+    /// The working directory was refused to root, and is the user's to enter.
+    cwd_refused: bool,
+}
+
+impl<'a> Init<'a> {
+    /// Everything the child needs, gathered before the clone.
+    pub(crate) fn new(
+        plan: &'a InitPlan,
+        sources: &'a [OwnedFd],
+        tasks: &'a [OwnedFd],
+        stdio: Option<&'a [OwnedFd; 3]>,
+        channel: BorrowedFd<'a>,
+    ) -> Self {
+        Self {
+            plan,
+            sources,
+            tasks,
+            stdio,
+            channel,
+            args: plan.program.args.pointers(),
+            env: plan.program.env.pointers(),
+            root: None,
+            procfs: None,
+            empty: None,
+            slots: [const { None }; SLOTS],
+            joined: 0,
+            candidate: 0,
+            cwd_refused: false,
+        }
+    }
+
+    /// Every descriptor that the child keeps, in ascending order: the gaps between them are closed first of all.
+    pub(crate) fn kept(&self) -> Vec<u32> {
+        let ours =
+            self.sources.iter().chain(self.tasks).chain(self.stdio.into_iter().flatten()).map(AsRawFd::as_raw_fd);
+        let mut kept: Vec<u32> = ours.chain([self.channel.as_raw_fd()]).map(i32::cast_unsigned).collect();
+        kept.sort_unstable();
+        kept.dedup();
+        kept
+    }
+
+    /// Runs the plan. Called in the child only.
+    pub(crate) fn run(mut self, kept: &[u32]) -> ! {
+        sys::guard::enter_child();
+        close_others(kept);
+        let plan = self.plan;
+        for (index, step) in plan.steps.iter().enumerate() {
+            if let Err(errno) = self.act(step) {
+                report_failed(self.channel, index, errno);
+                sys::exit(1);
+            }
+        }
+        sys::exit(0)
+    }
+
+    fn act(&mut self, step: &Step) -> Result<(), Errno> {
+        match step {
+            Step::JoinCgroup => self.join_cgroup(),
+            Step::SessionKeyring(name) => identity::session_keyring(name),
+            Step::Rlimit { resource, soft, hard } => identity::rlimit(*resource, *soft, *hard),
+            Step::Join { source, kind, before_user } => self.join(*source, *kind, *before_user),
+            Step::JoinInit { source, flags } => sys::setns(self.source(*source)?, *flags),
+            Step::UnshareUser => self.unshare_user(),
+            Step::BecomeRoot => identity::become_root(),
+            Step::Unshare(flags) => sys::unshare(*flags),
+            Step::EnterPidNamespace => self.enter_pid_namespace(),
+            Step::LoopbackUp => namespaces::loopback_up(),
+            Step::RootPropagation(propagation) => mounts::root_propagation(*propagation),
+            Step::RootfsPropagation(propagation) => mounts::propagate(self.root()?, *propagation),
+            Step::AttachRootfs(source) => self.attach_rootfs(*source),
+            Step::OpenRoot => self.open_root(),
+            Step::OpenProcfs => self.open_procfs(),
+            Step::Mount(mount) => self.mount(mount),
+            Step::Device(device) => self.device(device),
+            Step::Symlink { target, path } => self.symlink(target, path),
+            Step::PivotRoot { no_pivot } => self.pivot_root(*no_pivot),
+            Step::Readonly(slot) => mounts::readonly(self.slot(*slot)?),
+            Step::ReadonlyRoot => mounts::readonly(self.root()?),
+            Step::Console { size, bind, uid } => self.console(*size, *bind, *uid),
+            Step::Stdio => self.open_stdio(),
+            Step::ReopenNull => self.reopen_null(),
+            Step::ChownStdio { uid } => identity::chown_stdio(*uid),
+            Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
+            Step::Domainname(name) => sys::setdomainname(name),
+            Step::Sysctl { path, value } => self.write_proc(path, value.to_bytes()),
+            Step::Mask { path, null } => self.mask(path, *null),
+            Step::ReadonlyPath(path) => self.readonly_path(path),
+            Step::Umask(mask) => {
+                rustix::process::umask(rustix::fs::Mode::from_raw_mode(*mask));
+                Ok(())
+            }
+            Step::NoNewPrivileges => rustix::thread::set_no_new_privs(true),
+            Step::MakeCwd(path) => self.make_cwd(path),
+            Step::Chdir(path) => self.chdir(path),
+            Step::VerifyCwd(path) => self.verify_cwd(path),
+            Step::AppArmor(command) => self.write_attribute(c"apparmor/exec", Some(c"exec"), command),
+            Step::SelinuxExec(label) => self.write_attribute(c"exec", None, label),
+            Step::BoundingSet(set) => identity::bounding_set(*set),
+            Step::Ids { uid, gid, groups } => identity::ids(*uid, *gid, groups.as_deref()),
+            Step::Capabilities(capabilities) => identity::capabilities(capabilities),
+            Step::Seccomp(filter) => sys::seccomp(&filter.program, filter.flags),
+            Step::FindProgram => self.find_program(),
+            Step::Gate => self.gate(),
+            Step::ResetSignals => sys::reset_signals(),
+            Step::Exec => self.exec(),
+        }
+    }
+
+    fn source(&self, index: SourceIndex) -> Result<BorrowedFd<'a>, Errno> {
+        self.sources.get(index.0).map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    fn slot(&self, slot: Slot) -> Result<BorrowedFd<'_>, Errno> {
+        self.slots.get(slot.0).and_then(Option::as_ref).map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
+        self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
+    }
+
+    /// Ready. What was needed to get here is closed, so that a container that is never started pins nothing.
+    fn gate(&mut self) -> Result<(), Errno> {
+        close_others(&[0, 1, 2, self.channel.as_raw_fd().cast_unsigned()]);
+        wait_at_gate(self.channel)
+    }
+
+    fn find_program(&mut self) -> Result<(), Errno> {
+        self.candidate = identity::find_program(&self.plan.program)?;
+        Ok(())
+    }
+
+    /// Nothing but 0, 1, 2 outlives this: not even a descriptor that a step forgot (CVE-2024-21626).
+    fn exec(&mut self) -> Result<(), Errno> {
+        sys::close_from(3)?;
+        let path = self.plan.program.candidates.get(self.candidate).ok_or(Errno::NOENT)?;
+        Err(sys::execve(path, &self.args, &self.env))
+    }
+}
+
+/// Closes every descriptor but these, which are in ascending order. What cannot be closed was not open.
+fn close_others(kept: &[u32]) {
+    let mut next = 0;
+    for &fd in kept {
+        if fd > next {
+            let _ = sys::close_range(next, fd - 1);
+        }
+        next = fd + 1;
+    }
+    let _ = sys::close_range(next, u32::MAX);
+}

@@ -1,0 +1,216 @@
+//! Mounts, made beneath the container's root and always by descriptor.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstatfs, statat};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+};
+
+use super::Init;
+use super::in_root::{self, Missing};
+use crate::sources::{configure, create, make_filesystem};
+use crate::step::{Attributes, Filesystem, InRoot, MountSource, MountStep, Propagation, SourceIndex};
+use crate::sys::{MountAttr, RECURSIVE, mount_setattr};
+
+/// `MOUNT_ATTR_RDONLY`. linux/mount.h
+const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+/// Magic number of procfs. statfs(2)
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+
+impl Init<'_> {
+    /// Attaches the root file system over `/` of this mount namespace. `/` itself stays the old root for path lookups,
+    /// and needs no directory of the host's.
+    pub(super) fn attach_rootfs(&mut self, source: SourceIndex) -> Result<(), Errno> {
+        let rootfs = self.source(source)?;
+        // Private, or the host would see the attachment, and pivot_root(2) refuses a shared parent.
+        rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE)?;
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        rustix::mount::move_mount(rootfs, c"", CWD, c"/", flags)?;
+        self.root = Some(fcntl_dupfd_cloexec(rootfs, 3)?);
+        Ok(())
+    }
+
+    pub(super) fn open_root(&mut self) -> Result<(), Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        self.root = Some(rustix::fs::openat(CWD, c"/", flags, Mode::empty())?);
+        Ok(())
+    }
+
+    pub(super) fn open_procfs(&mut self) -> Result<(), Errno> {
+        let context = rustix::mount::fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_create(&context)?;
+        let attributes = MountAttrFlags::from_bits_retain(
+            (libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC) as u32,
+        );
+        self.procfs = Some(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?);
+        Ok(())
+    }
+
+    pub(super) fn mount(&mut self, step: &MountStep) -> Result<(), Errno> {
+        let (target, mount) = match &step.source {
+            MountSource::Opened { source, slave_first } => {
+                let tree = self.source(*source)?;
+                let missing = if in_root::is_directory(tree)? { Missing::Directory } else { Missing::File };
+                let target = self.target(step, missing)?;
+                if *slave_first {
+                    change(tree, RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
+                }
+                (target, fcntl_dupfd_cloexec(tree, 3)?)
+            }
+            MountSource::Filesystem { filesystem, inherit_mode } => {
+                let target = self.target(step, Missing::Directory)?;
+                let mount = if *inherit_mode {
+                    make_with_mode_of(filesystem, target.as_fd())?
+                } else {
+                    make_filesystem(filesystem)?
+                };
+                (target, mount)
+            }
+        };
+        change(mount.as_fd(), 0, step.attributes, 0)?;
+        change(mount.as_fd(), RECURSIVE, step.recursive_attributes, 0)?;
+        attach(mount.as_fd(), target.as_fd())?;
+        for propagation in &step.propagation {
+            propagate(mount.as_fd(), *propagation)?;
+        }
+        if let Some(slot) = step.keep.and_then(|slot| self.slots.get_mut(slot.0)) {
+            *slot = Some(mount);
+        }
+        Ok(())
+    }
+
+    fn target(&self, step: &MountStep, missing: Missing) -> Result<OwnedFd, Errno> {
+        let root = self.root()?;
+        let target = if step.no_symlinks {
+            match in_root::open_without_symlinks(root, &step.target.path) {
+                Err(Errno::NOENT) => {
+                    in_root::make(root, &step.target, missing)?;
+                    in_root::open_without_symlinks(root, &step.target.path)?
+                }
+                other => other?,
+            }
+        } else {
+            in_root::make(root, &step.target, missing)?
+        };
+        // A target that turns out to lie inside a procfs would let a mount stand in for a file of the kernel's.
+        if !step.over_proc && !step.no_symlinks && fstatfs(&target)?.f_type as i64 == PROC_SUPER_MAGIC {
+            return Err(Errno::PERM);
+        }
+        Ok(target)
+    }
+
+    /// `pivot_root(".", ".")` stacks the old root on the new one's `/`, and `.` is still the old root to be let go.
+    pub(super) fn pivot_root(&mut self, no_pivot: bool) -> Result<(), Errno> {
+        rustix::process::fchdir(self.root()?)?;
+        if no_pivot {
+            return self.chroot();
+        }
+        rustix::process::pivot_root(c".", c".")?;
+        // It may still be shared where rootfsPropagation asks so: nothing of the unmounting may reach the host.
+        rustix::mount::mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+        rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+        rustix::process::chdir(c"/")
+    }
+
+    /// The new root is stacked over `/` already: entering it is all that is left where pivoting is not possible.
+    fn chroot(&self) -> Result<(), Errno> {
+        rustix::process::chroot(c".")?;
+        rustix::process::chdir(c"/")
+    }
+
+    pub(super) fn mask(&mut self, path: &InRoot, null: SourceIndex) -> Result<(), Errno> {
+        let target = match in_root::open(self.root()?, &path.path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
+        if !in_root::is_directory(target.as_fd())? {
+            let null = self.source(null)?;
+            let copy = clone_mount(null)?;
+            change(copy.as_fd(), 0, Attributes::default(), libc::MS_PRIVATE)?;
+            return attach(copy.as_fd(), target.as_fd());
+        }
+        match &self.empty {
+            Some(empty) => attach(clone_mount(empty.as_fd())?.as_fd(), target.as_fd()),
+            None => {
+                let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+                rustix::mount::fsconfig_set_string(&context, c"nr_blocks", c"1")?;
+                rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"1")?;
+                let empty = create(context.as_fd(), RDONLY)?;
+                attach(empty.as_fd(), target.as_fd())?;
+                self.empty = Some(empty);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn readonly_path(&self, path: &InRoot) -> Result<(), Errno> {
+        let target = match in_root::open(self.root()?, &path.path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            other => other?,
+        };
+        let copy = open_tree(target.as_fd(), OpenTreeFlags::AT_RECURSIVE)?;
+        readonly(copy.as_fd())?;
+        attach(copy.as_fd(), target.as_fd())
+    }
+}
+
+/// The propagation of every mount of this namespace.
+pub(super) fn root_propagation(propagation: Propagation) -> Result<(), Errno> {
+    let mut flags = MountPropagationFlags::from_bits_retain(propagation.kind as u32);
+    if propagation.recursive {
+        flags |= MountPropagationFlags::REC;
+    }
+    rustix::mount::mount_change(c"/", flags)
+}
+
+/// The propagation of one mount, or of its tree.
+pub(super) fn propagate(mount: BorrowedFd<'_>, propagation: Propagation) -> Result<(), Errno> {
+    let flags = if propagation.recursive { RECURSIVE } else { 0 };
+    change(mount, flags, Attributes::default(), propagation.kind)
+}
+
+/// Makes one mount read-only.
+pub(super) fn readonly(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    change(mount, 0, Attributes { set: RDONLY, clear: 0 }, 0)
+}
+
+fn change(mount: BorrowedFd<'_>, flags: u32, attributes: Attributes, propagation: u64) -> Result<(), Errno> {
+    if attributes == Attributes::default() && propagation == 0 {
+        return Ok(());
+    }
+    let attr = MountAttr { set: attributes.set, clear: attributes.clear, propagation, userns_fd: 0 };
+    mount_setattr(mount, flags, attr)
+}
+
+/// Puts a detached mount on a target, both by descriptor.
+pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    rustix::mount::move_mount(mount, c"", target, c"", flags)
+}
+
+/// A detached copy of a mount, without what is mounted below it.
+pub(super) fn clone_mount(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    open_tree(mount, OpenTreeFlags::empty())
+}
+
+fn open_tree(fd: BorrowedFd<'_>, more: OpenTreeFlags) -> Result<OwnedFd, Errno> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | more;
+    rustix::mount::open_tree(fd, c"", flags)
+}
+
+/// A tmpfs whose root has the mode of the directory that it will cover.
+fn make_with_mode_of(filesystem: &Filesystem, target: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let mode = statat(target, c"", AtFlags::EMPTY_PATH)?.st_mode & 0o7777;
+    let mut octal = [b'0'; 5];
+    for (digit, shift) in octal.iter_mut().zip([9, 6, 3, 0]) {
+        *digit = b'0' + ((mode >> shift) & 7) as u8;
+    }
+    octal[4] = 0;
+    let value = CStr::from_bytes_with_nul(&octal).map_err(|_| Errno::INVAL)?;
+    let context = configure(filesystem)?;
+    rustix::mount::fsconfig_set_string(&context, c"mode", value)?;
+    create(context.as_fd(), filesystem.attributes)
+}

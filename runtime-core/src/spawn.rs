@@ -1,0 +1,247 @@
+//! One clone, and the talk with the child until it waits at its gate or has become its program.
+
+use std::fs;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::Pid;
+
+use crate::channel::{Channel, Report};
+use crate::children::{Child, Children, Exit};
+use crate::errno::text;
+use crate::init::Init;
+use crate::plan::{IdMaps, InitPlan};
+use crate::sources;
+use crate::step::Step;
+use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals};
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program is not there, or may not be executed: the texts that users of runc know.
+    #[error("unable to start container process: exec: {0}")]
+    Program(String),
+    /// A step of the child failed.
+    #[error("{step}: {}", text(*source))]
+    Step {
+        /// The step, as the plan prints it.
+        step: String,
+        /// Why.
+        source: Errno,
+    },
+    /// Something that the plan needs could not be opened.
+    #[error("open {what}: {}", text(*source))]
+    Open {
+        /// The source, as the plan prints it.
+        what: String,
+        /// Why.
+        source: Errno,
+    },
+    /// clone3 itself.
+    #[error("clone the container's process: {}", text(*.0))]
+    Clone(#[source] Errno),
+    /// The ids of a user namespace.
+    #[error("write {file} of process {pid}: {source}")]
+    IdMap {
+        /// `uid_map` or `gid_map`.
+        file: &'static str,
+        /// Whose.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// `oom_score_adj`, which may be lowered only with CAP_SYS_RESOURCE.
+    #[error("write {value} to oom_score_adj of process {pid}: {source}")]
+    OomScoreAdj {
+        /// What was to be written.
+        value: i32,
+        /// Whose.
+        pid: i32,
+        /// Why.
+        source: io::Error,
+    },
+    /// It ended before it was ready: killed, most likely for want of memory.
+    #[error("the container's process ended before it was ready, with status {}", .0.status)]
+    Ended(Exit),
+    /// The socket between us and the child.
+    #[error("talk with the container's process: {}", text(*.0))]
+    Channel(#[source] Errno),
+}
+
+/// Where a child starts.
+#[derive(Debug)]
+pub struct Placement<'a> {
+    /// A cgroup v2 directory to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    /// `tasks` files for the child to write to, on cgroup v1.
+    pub tasks: Vec<OwnedFd>,
+}
+
+/// A process that is ready and waits at its gate.
+#[derive(Debug)]
+pub struct Gated {
+    channel: Channel,
+    /// For the words of an error.
+    plan: InitPlan,
+}
+
+/// Opens what a plan needs; `init` is the container's init, for a plan that joins it.
+pub(crate) fn open_sources(plan: &InitPlan, init: Option<BorrowedFd<'_>>) -> Result<Vec<OwnedFd>, Error> {
+    sources::open(&plan.sources, init).map_err(|(index, source)| Error::Open {
+        what: plan.sources.get(index).map(ToString::to_string).unwrap_or_default(),
+        source,
+    })
+}
+
+/// Clones the plan's process. With a [`Step::Gate`] it comes back waiting there; without, when its execve succeeded.
+pub(crate) fn spawn(
+    plan: InitPlan,
+    sources: Vec<OwnedFd>,
+    placement: &Placement<'_>,
+    stdio: Option<&[OwnedFd; 3]>,
+    children: &Children,
+) -> Result<(Child, Option<Gated>), Error> {
+    let (ours, theirs) = Channel::pair().map_err(Error::Channel)?;
+    let spawning = children.spawning();
+    let (pid, pidfd) = {
+        let child = Init::new(&plan, &sources, &placement.tasks, stdio, theirs.as_fd());
+        let kept = child.kept();
+        let request = CloneRequest { namespaces: plan.clone_flags, cgroup: placement.cgroup, sibling: false };
+        let mask = block_signals();
+        let cloned = clone_into(request, || child.run(&kept));
+        restore_signals(&mask);
+        cloned.map_err(Error::Clone)?
+    };
+    spawning.born(pid);
+    drop((theirs, sources));
+    let mut talk = Talk { plan, channel: ours, child: Child { pid, pidfd, console: None }, first: None, children };
+    let outcome = talk.run(&spawning);
+    talk.end(outcome)
+}
+
+/// The parent's side of a spawn.
+struct Talk<'a> {
+    plan: InitPlan,
+    channel: Channel,
+    child: Child,
+    /// The process that [`Step::EnterPidNamespace`] ended.
+    first: Option<Child>,
+    children: &'a Children,
+}
+
+enum Outcome {
+    AtGate,
+    Executed,
+}
+
+impl Talk<'_> {
+    fn run(&mut self, spawning: &crate::children::Spawning<'_>) -> Result<Outcome, Error> {
+        if let Some(value) = self.plan.oom_score_adj {
+            write_oom_score_adj(self.child.pid, value)?;
+        }
+        loop {
+            match self.channel.report().map_err(Error::Channel)? {
+                Some(Report::MapIds) => {
+                    if let Some(maps) = &self.plan.maps {
+                        write_maps(self.child.pid, maps)?;
+                    }
+                    self.channel.go().map_err(Error::Channel)?;
+                }
+                Some(Report::Born(born)) => {
+                    spawning.born(born.pid);
+                    let born = Child { pid: born.pid, pidfd: born.pidfd, console: self.child.console.take() };
+                    self.first = Some(std::mem::replace(&mut self.child, born));
+                }
+                Some(Report::Console(master)) => self.child.console = Some(master),
+                Some(Report::Ready) => return Ok(Outcome::AtGate),
+                Some(Report::Failed { step, errno }) => return Err(failed(&self.plan, step, errno)),
+                None => return self.closed(),
+            }
+        }
+    }
+
+    /// The child's end is closed: by execve, or because the child is gone.
+    fn closed(&self) -> Result<Outcome, Error> {
+        if self.plan.steps.contains(&Step::Gate) {
+            return Err(Error::Ended(self.child.peek().map_err(Error::Channel)?));
+        }
+        // A program that ran and died of a signal this fast looks the same, and its exit tells as much.
+        Ok(Outcome::Executed)
+    }
+
+    /// Nothing of a failed spawn stays, not even a zombie.
+    fn end(self, outcome: Result<Outcome, Error>) -> Result<(Child, Option<Gated>), Error> {
+        if outcome.is_err() {
+            self.child.kill();
+            let _ = self.child.wait(self.children);
+        }
+        if let Some(first) = &self.first {
+            let _ = first.wait(self.children);
+        }
+        match outcome? {
+            Outcome::Executed => Ok((self.child, None)),
+            Outcome::AtGate => Ok((self.child, Some(Gated { channel: self.channel, plan: self.plan }))),
+        }
+    }
+}
+
+impl Gated {
+    /// Opens the gate and waits for execve's verdict.
+    pub(crate) fn open(self) -> Result<(), Error> {
+        self.channel.go().map_err(Error::Channel)?;
+        match self.channel.report().map_err(Error::Channel)? {
+            Some(Report::Failed { step, errno }) => Err(failed(&self.plan, step, errno)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
+    let program = plan.program.name.to_string_lossy();
+    match plan.steps.get(step) {
+        Some(Step::FindProgram) if errno == Errno::NOENT && !program.contains('/') => {
+            Error::Program(format!("{program:?}: executable file not found in $PATH"))
+        }
+        Some(Step::FindProgram) if errno == Errno::NOENT => {
+            Error::Program(format!("{program:?}: stat {program}: {}", text(errno)))
+        }
+        Some(Step::FindProgram | Step::Exec) => Error::Program(format!("{program:?}: {}", text(errno))),
+        step => Error::Step { step: step.map(ToString::to_string).unwrap_or_default(), source: errno },
+    }
+}
+
+fn write_maps(pid: Pid, maps: &IdMaps) -> Result<(), Error> {
+    let pid = pid.as_raw_nonzero().get();
+    for (file, map) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
+        fs::write(format!("/proc/{pid}/{file}"), map.as_bytes()).map_err(|source| Error::IdMap {
+            file,
+            pid,
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// A value that is in force already may be left: to write it again would need a capability that some hosts withhold.
+fn write_oom_score_adj(pid: Pid, value: i32) -> Result<(), Error> {
+    let pid = pid.as_raw_nonzero().get();
+    let file = format!("/proc/{pid}/oom_score_adj");
+    let error = |source| Error::OomScoreAdj { value, pid, source };
+    if fs::read_to_string(&file).map_err(error)?.trim() == value.to_string() {
+        return Ok(());
+    }
+    fs::write(&file, value.to_string()).map_err(error)
+}
+
+// Until the plan prints itself (founder `plan` removes these two).
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+impl std::fmt::Display for crate::step::Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
