@@ -1,0 +1,137 @@
+//! A container's cgroup: made with its limits before the container runs, watched and changed while
+//! it does, emptied and removed after.
+//!
+//! Hosts differ: [`v2`] has one hierarchy, [`v1`] (also beside an unused v2: hybrid) one for every
+//! controller. [`layout`] finds out which; [`resources`] and [`devices`] decide, without a system
+//! call, what is to be written; everything else works on directory descriptors ([`dir`]).
+
+mod devices;
+mod dir;
+mod error;
+mod layout;
+mod made;
+mod path;
+mod processes;
+mod resources;
+mod sys;
+mod v1;
+mod v2;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use oci_spec::runtime::LinuxResources;
+use rustix::process::{Pid, Signal};
+
+pub use error::Error;
+pub use path::CgroupPath;
+
+use layout::Layout;
+
+/// A container's cgroup, held by descriptors of its directories. What is said of "the cgroup"
+/// includes all that is made below it.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: CgroupPath,
+    groups: Groups,
+}
+
+#[derive(Debug)]
+enum Groups {
+    V1(v1::Groups),
+    V2(v2::Group),
+}
+
+/// How a child gets into the cgroup.
+#[derive(Debug)]
+pub enum Attachment<'a> {
+    /// v1: the child, while it has one thread, writes `0` to each.
+    Tasks(Vec<OwnedFd>),
+    /// v2: the directory, for clone3(2) with CLONE_INTO_CGROUP.
+    Into(BorrowedFd<'a>),
+}
+
+impl Cgroup {
+    /// Makes the cgroup and sets its limits; on error nothing is left of it. One that exists is
+    /// taken over if it is empty, else that is [`Error::InUse`].
+    pub fn create(path: &CgroupPath, resources: Option<&LinuxResources>) -> Result<Cgroup, Error> {
+        let path = path.pinned()?;
+        let groups = match Layout::discover()? {
+            Layout::V1(roots) => Groups::V1(v1::Groups::create(&roots, &path, resources)?),
+            Layout::V2(root) => Groups::V2(v2::Group::create(&root, &path, resources)?),
+        };
+        Ok(Cgroup { path, groups })
+    }
+
+    /// The cgroup as somebody else left it, for cleaning up; `None` if nothing of it exists.
+    pub fn open(path: &CgroupPath) -> Result<Option<Cgroup>, Error> {
+        let path = path.pinned()?;
+        let groups = match Layout::discover()? {
+            Layout::V1(roots) => v1::Groups::open(&roots, &path)?.map(Groups::V1),
+            Layout::V2(root) => v2::Group::open(&root, &path)?.map(Groups::V2),
+        };
+        Ok(groups.map(|groups| Cgroup { path, groups }))
+    }
+
+    /// Where it is, in a form that means the same to every process: for a state file.
+    pub fn path(&self) -> &CgroupPath {
+        &self.path
+    }
+
+    /// How a child gets into it.
+    pub fn attachment(&self) -> Result<Attachment<'_>, Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.tasks().map(Attachment::Tasks),
+            Groups::V2(group) => Ok(Attachment::Into(group.fd())),
+        }
+    }
+
+    /// Changes the limits that are given. Device rules are not touched.
+    pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.update(resources),
+            Groups::V2(group) => group.update(resources),
+        }
+    }
+
+    /// Stops every task, and returns when all have stopped. Freezing a frozen one is no error.
+    pub fn freeze(&self) -> Result<(), Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.freeze(),
+            Groups::V2(group) => group.freeze(),
+        }
+    }
+
+    /// Lets every task run again.
+    pub fn thaw(&self) -> Result<(), Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.thaw(),
+            Groups::V2(group) => group.thaw(),
+        }
+    }
+
+    /// Sends `signal` to every process. SIGKILL reaches also those that are forked meanwhile, and
+    /// those that are frozen.
+    pub fn signal_all(&self, signal: Signal) -> Result<(), Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.signal_all(signal),
+            Groups::V2(group) => group.signal_all(signal),
+        }
+    }
+
+    /// Every process, by its pid in our pid namespace; none if the cgroup is gone.
+    pub fn pids(&self) -> Result<Vec<Pid>, Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.pids(),
+            Groups::V2(group) => group.pids(),
+        }
+    }
+
+    /// Removes it. Waits some seconds for killed processes to leave, then [`Error::Busy`]. What is
+    /// gone already is no error.
+    pub fn remove(&self) -> Result<(), Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.remove(),
+            Groups::V2(group) => group.remove(),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What can go wrong with a cgroup.
+
+use rustix::io::Errno;
+
+use super::layout::Controller;
+
+/// What can go wrong with a cgroup.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `linux.cgroupsPath` names no cgroup below a root.
+    #[error("cgroupsPath {path:?} is not a path below the root of the hierarchy")]
+    BadPath {
+        /// As it was given.
+        path: String,
+    },
+    /// `linux.cgroupsPath` is for the systemd driver.
+    #[error("cgroupsPath {path} asks for the systemd cgroup driver")]
+    SystemdDriver {
+        /// As it was given.
+        path: String,
+    },
+    /// Nothing usable is mounted on /sys/fs/cgroup.
+    #[error("find a cgroup file system on /sys/fs/cgroup")]
+    NoCgroups {
+        /// What looking there said.
+        #[source]
+        source: Errno,
+    },
+    /// A relative path needs our own cgroup.
+    #[error("read /proc/self/cgroup")]
+    OwnCgroup(#[source] std::io::Error),
+    /// A relative path needs our own cgroup, and no name reaches it.
+    #[error("our own {controller} cgroup is not below the visible root")]
+    OwnCgroupHidden {
+        /// The hierarchy, by its controllers.
+        controller: String,
+    },
+    /// A directory could not be made or opened.
+    #[error("{act} cgroup {path}")]
+    Directory {
+        /// `make`, `open`, `list`.
+        act: &'static str,
+        /// From the hierarchy's root, or the name.
+        path: String,
+        /// The system call's error.
+        #[source]
+        source: Errno,
+    },
+    /// The cgroup was there before and somebody lives in it.
+    #[error("cgroup {path} exists and holds processes")]
+    InUse {
+        /// From the hierarchy's root.
+        path: String,
+    },
+    /// A limit is asked for, and the host has nobody to keep it.
+    #[error("set {file}: the {controller} controller, or this knob of it, is not available here")]
+    NoController {
+        /// Who would keep it.
+        controller: Controller,
+        /// Where the limit would be written.
+        file: String,
+    },
+    /// A controller could not be enabled for the children of a v2 cgroup.
+    #[error("enable {controller} for the children of cgroup {path}{}", busy_hint(*source))]
+    Enable {
+        /// The controller.
+        controller: String,
+        /// The parent.
+        path: String,
+        /// EBUSY: it has processes itself, and a v2 cgroup with processes has no controlled children.
+        #[source]
+        source: Errno,
+    },
+    /// A v2 cgroup below a threaded one cannot hold whole processes.
+    #[error("cgroup {path} is {mode}: an ancestor is threaded or holds processes")]
+    Threaded {
+        /// From the hierarchy's root.
+        path: String,
+        /// `cgroup.type`.
+        mode: String,
+    },
+    /// The kernel refused a value.
+    #[error("write {value} to {file}")]
+    Write {
+        /// The file's name in the cgroup.
+        file: String,
+        /// What was written.
+        value: String,
+        /// EINVAL, EBUSY (below present usage), …
+        #[source]
+        source: Errno,
+    },
+    /// A file could not be read.
+    #[error("read {file}")]
+    Read {
+        /// The file's name in the cgroup.
+        file: String,
+        /// The system call's error.
+        #[source]
+        source: Errno,
+    },
+    /// A value that the kernel would not keep as it is.
+    #[error("{what} {value} is not within {least}…{most}")]
+    OutOfRange {
+        /// The file.
+        what: &'static str,
+        /// As asked.
+        value: u64,
+        /// The least possible.
+        least: u64,
+        /// The most possible.
+        most: u64,
+    },
+    /// Swap is given together with memory, and must be the greater.
+    #[error("memory and swap limit {swap} does not go with memory limit {limit:?}")]
+    Swap {
+        /// Memory and swap.
+        swap: i64,
+        /// Memory alone.
+        limit: Option<i64>,
+    },
+    /// `checkBeforeUpdate`: a limit is not above what is in use.
+    #[error("{file} {limit} is not above the present usage {usage}")]
+    BelowUsage {
+        /// Which limit.
+        file: &'static str,
+        /// As asked, in bytes.
+        limit: u64,
+        /// In bytes.
+        usage: u64,
+    },
+    /// `unified` is for cgroup v2.
+    #[error("unified resources need cgroup v2")]
+    UnifiedOnV1,
+    /// A key of `unified` is no file of a known controller.
+    #[error("unified resource {file:?} is not a CONTROLLER.FILE name")]
+    UnifiedName {
+        /// The key.
+        file: String,
+    },
+    /// Something for which cgroup v2 has no controller.
+    #[error("{what} need cgroup v1")]
+    OnlyV1 {
+        /// In words.
+        what: &'static str,
+    },
+    /// A device rule that says nothing.
+    #[error("linux.resources.devices[{index}] has no valid type, number or access")]
+    DeviceRule {
+        /// Its place in the list.
+        index: usize,
+    },
+    /// A device rule that would be ignored.
+    #[error("device rule {rule} would cut a hole into a wider one, which cgroups cannot do")]
+    DeviceHole {
+        /// Its place in the list.
+        index: usize,
+        /// The rule.
+        rule: String,
+    },
+    /// A device program could not be loaded or attached.
+    #[error("{act} the device program")]
+    DeviceProgram {
+        /// `load`, `attach`, …
+        act: &'static str,
+        /// bpf(2)'s error.
+        #[source]
+        source: Errno,
+    },
+    /// The kernel did not get all tasks to stop in time.
+    #[error("freeze cgroup {path}: tasks still run")]
+    NotFrozen {
+        /// Its name.
+        path: String,
+    },
+    /// A process could not be signalled.
+    #[error("send signal {signal} to process {pid}")]
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// The process.
+        pid: i32,
+        /// kill(2)'s error.
+        #[source]
+        source: Errno,
+    },
+    /// The cgroup still holds processes.
+    #[error("remove cgroup {path}: it is not empty")]
+    Busy {
+        /// Its name.
+        path: String,
+    },
+    /// Watching or waiting failed.
+    #[error("{act}")]
+    Wait {
+        /// In words.
+        act: &'static str,
+        /// The system call's error.
+        #[source]
+        source: Errno,
+    },
+}
+
+fn busy_hint(errno: Errno) -> &'static str {
+    if errno == Errno::BUSY { ", which has processes of its own" } else { "" }
+}

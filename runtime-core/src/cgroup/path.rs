@@ -1,0 +1,169 @@
+//! Where a container's cgroup is: `linux.cgroupsPath`, understood.
+
+use serde::{Deserialize, Serialize};
+
+use super::Error;
+
+/// Where a container's cgroup is, in every hierarchy. Never the root of one.
+///
+/// As [`CgroupPath::parse`] makes it, a relative path means *below whoever asks*. What
+/// [`super::Cgroup::path`] gives says where that was, and is what belongs into a state file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupPath {
+    /// Components joined by `/`, without a leading one; none is empty, `.` or `..`.
+    path: String,
+    base: Base,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Base {
+    /// The root of each hierarchy.
+    Root,
+    /// Our own cgroup, whichever it is.
+    Own,
+    /// What was our own cgroup: the text of /proc/self/cgroup of that time.
+    Was(String),
+}
+
+impl CgroupPath {
+    /// Understands `linux.cgroupsPath` as the cgroupfs driver does: absolute from each hierarchy's
+    /// root, relative below our own cgroup, none `/<id>`; `slice:prefix:name` is systemd's and refused.
+    pub fn parse(cgroups_path: Option<&str>, id: &str) -> Result<CgroupPath, Error> {
+        let text = match cgroups_path {
+            None | Some("") => return CgroupPath::clean(id, Base::Root),
+            Some(text) => text,
+        };
+        if text.starts_with('/') {
+            return CgroupPath::clean(text, Base::Root);
+        }
+        if text.split(':').count() == 3 {
+            return Err(Error::SystemdDriver { path: text.to_owned() });
+        }
+        CgroupPath::clean(text, Base::Own)
+    }
+
+    fn clean(text: &str, base: Base) -> Result<CgroupPath, Error> {
+        let mut parts = Vec::new();
+        for part in text.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => drop(parts.pop()),
+                part => parts.push(part),
+            }
+        }
+        // The root of a hierarchy holds the host itself: it must never be limited, frozen or killed.
+        if parts.is_empty() || text.contains('\0') {
+            return Err(Error::BadPath { path: text.to_owned() });
+        }
+        Ok(CgroupPath { path: parts.join("/"), base })
+    }
+
+    /// The same place, said so that it does not depend on who asks. Reads /proc/self/cgroup if needed.
+    pub(super) fn pinned(&self) -> Result<CgroupPath, Error> {
+        let base = match &self.base {
+            Base::Own => {
+                let own = std::fs::read_to_string("/proc/self/cgroup").map_err(Error::OwnCgroup)?;
+                Base::Was(own)
+            }
+            base => base.clone(),
+        };
+        Ok(CgroupPath { path: self.path.clone(), base })
+    }
+
+    /// The path from the root of the hierarchy that `controllers` (its name in /proc/self/cgroup, any
+    /// of them; empty for v2) belongs to.
+    pub(super) fn within(&self, controllers: &[&str]) -> Result<String, Error> {
+        let Base::Was(own) = &self.base else {
+            return Ok(self.path.clone());
+        };
+        let own =
+            own_path(own, controllers).ok_or_else(|| Error::OwnCgroupHidden { controller: controllers.join(",") })?;
+        Ok(if own.is_empty() { self.path.clone() } else { format!("{own}/{}", self.path) })
+    }
+
+    /// The last component: the cgroup's own name.
+    pub(super) fn name(&self) -> &str {
+        self.path.rsplit('/').next().unwrap_or(&self.path)
+    }
+}
+
+impl std::fmt::Display for CgroupPath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.base {
+            Base::Root => write!(f, "/{}", self.path),
+            Base::Own | Base::Was(_) => f.write_str(&self.path),
+        }
+    }
+}
+
+/// Our cgroup in one hierarchy, without the leading slash; `None` if it is not listed, or lies
+/// outside of our cgroup namespace (`/..`) where no name reaches it.
+fn own_path(proc_self_cgroup: &str, controllers: &[&str]) -> Option<String> {
+    let path = proc_self_cgroup.lines().find_map(|line| {
+        let mut fields = line.splitn(3, ':').skip(1);
+        let (names, path) = (fields.next()?, fields.next()?);
+        names.split(',').any(|name| controllers.contains(&name)).then_some(path)
+    })?;
+    let path = path.trim_start_matches('/');
+    let climbs = path.split('/').any(|part| part == "..");
+    (!climbs).then(|| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWN: &str = "9:name=systemd:/\n4:memory:/pods/shim\n3:cpu,cpuacct:/x\n0::/unified\n";
+
+    fn parse(text: &str) -> Result<CgroupPath, Error> {
+        CgroupPath::parse(Some(text), "id")
+    }
+
+    #[test]
+    fn no_path_is_the_id_below_the_root() {
+        assert_eq!(CgroupPath::parse(None, "c1").unwrap().to_string(), "/c1");
+        assert_eq!(CgroupPath::parse(Some(""), "c1").unwrap().to_string(), "/c1");
+    }
+
+    #[test]
+    fn dots_are_resolved_and_cannot_leave_the_hierarchy() {
+        assert_eq!(parse("/a/./b//../c/").unwrap().to_string(), "/a/c");
+        assert_eq!(parse("/../../a").unwrap().to_string(), "/a");
+        assert_eq!(parse("../../a").unwrap().to_string(), "a");
+    }
+
+    #[test]
+    fn root_cgroup_is_refused() {
+        for path in ["/", "/.", "/a/..", "..", "/a\0b"] {
+            assert!(matches!(parse(path), Err(Error::BadPath { .. })), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn systemd_paths_are_recognised() {
+        assert!(matches!(parse("system.slice:cri:abc"), Err(Error::SystemdDriver { .. })));
+        assert!(parse("/a:b:c").is_ok());
+    }
+
+    #[test]
+    fn relative_paths_are_below_our_own_cgroup_of_each_hierarchy() {
+        let path = CgroupPath { path: "c".into(), base: Base::Was(OWN.into()) };
+        assert_eq!(path.within(&["memory"]).unwrap(), "pods/shim/c");
+        assert_eq!(path.within(&["cpuacct"]).unwrap(), "x/c");
+        assert_eq!(path.within(&["name=systemd"]).unwrap(), "c");
+        assert_eq!(path.within(&[""]).unwrap(), "unified/c");
+        assert!(matches!(path.within(&["pids"]), Err(Error::OwnCgroupHidden { .. })));
+    }
+
+    #[test]
+    fn own_cgroup_outside_of_the_namespace_is_an_error() {
+        assert_eq!(own_path("0::/../x\n", &[""]), None);
+    }
+
+    #[test]
+    fn pinned_path_survives_a_state_file() {
+        let path = CgroupPath { path: "c".into(), base: Base::Was(OWN.into()) };
+        let text = serde_json::to_string(&path).unwrap();
+        assert_eq!(serde_json::from_str::<CgroupPath>(&text).unwrap(), path);
+    }
+}

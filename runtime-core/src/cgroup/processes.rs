@@ -1,0 +1,147 @@
+//! The processes of a cgroup and of all below it: signalled, waited for, and gone before rmdir.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal};
+
+use super::Error;
+use super::dir::{Dir, existing, gone, read_from_start};
+
+/// How long killed processes may take to leave. `delete` of a container has five seconds in all.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The processes of `dir` and below.
+pub(super) fn all(dir: &Dir) -> Result<Vec<Pid>, Error> {
+    let mut pids = Vec::new();
+    dir.all_procs(&mut pids).map_err(|source| Error::Read { file: "cgroup.procs".to_owned(), source })?;
+    Ok(pids)
+}
+
+/// Sends `signal` to every process once.
+pub(super) fn signal_once(dir: &Dir, signal: Signal) -> Result<(), Error> {
+    all(dir)?.into_iter().try_for_each(|pid| send(pid, signal))
+}
+
+/// Kills until nobody new turns up. `hold` is called when forks outrun that, to stop them.
+pub(super) fn kill_all(dir: &Dir, hold: impl Fn()) -> Result<(), Error> {
+    const OUTRUN: usize = 3;
+    let mut killed = HashSet::new();
+    for round in 0.. {
+        let new: Vec<Pid> = all(dir)?.into_iter().filter(|pid| killed.insert(*pid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        if round >= OUTRUN {
+            hold();
+        }
+        new.into_iter().try_for_each(|pid| send(pid, Signal::KILL))?;
+    }
+    Ok(())
+}
+
+fn send(pid: Pid, signal: Signal) -> Result<(), Error> {
+    match rustix::process::kill_process(pid, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(source) => {
+            let pid = pid.as_raw_nonzero().get();
+            Err(Error::Signal { signal: signal.as_raw(), pid, source })
+        }
+    }
+}
+
+/// Removes the cgroup `dir`, called `name`, with all below it. Processes that were killed are
+/// waited for; one that lives on is [`Error::Busy`].
+pub(super) fn remove(dir: &Dir, name: &str) -> Result<(), Error> {
+    remove_until(dir, name, Instant::now() + PATIENCE)
+}
+
+fn remove_until(dir: &Dir, name: &str, deadline: Instant) -> Result<(), Error> {
+    let error = |source| Error::Directory { act: "remove", path: name.to_owned(), source };
+    // From the directory itself: whatever the parent is called by now, it is the right one.
+    let own_name = format!("../{name}");
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match dir.rmdir(&own_name) {
+            Err(Errno::BUSY | Errno::NOTEMPTY) => {}
+            Err(errno) if !gone(errno) => return Err(error(errno)),
+            _ => return Ok(()),
+        }
+        for child in existing(dir.children()).map_err(error)?.unwrap_or_default() {
+            if let Some(below) = existing(dir.below(&child)).map_err(error)? {
+                remove_until(&below, &child, deadline)?;
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Busy { path: name.to_owned() });
+        }
+        if !wait_empty(dir, deadline)? {
+            // Nobody is in it and the kernel has yet to notice: it keeps references of exited
+            // tasks for a moment, and tells nobody when it drops them. A short, bounded pause.
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+}
+
+/// Waits until no process is left in the tree; false if there was none to wait for.
+fn wait_empty(dir: &Dir, deadline: Instant) -> Result<bool, Error> {
+    let error = |source| Error::Wait { act: "wait for a cgroup to become empty", source };
+    if dir.has("cgroup.events") {
+        return wait_event(dir, "populated 0", deadline).map_err(error).map(|was| !was.at_once);
+    }
+    // v1 has no such file, but an exited process has left its cgroups before its pidfd is readable.
+    let pids = all(dir)?;
+    for pid in &pids {
+        match rustix::process::pidfd_open(*pid, PidfdFlags::empty()) {
+            Ok(pidfd) => drop(poll(pidfd.as_fd(), PollFlags::IN, deadline).map_err(error)?),
+            Err(Errno::SRCH) => {}
+            Err(errno) => return Err(error(errno)),
+        }
+    }
+    Ok(!pids.is_empty())
+}
+
+/// How waiting for a line of `cgroup.events` ended.
+pub(super) struct Waited {
+    /// The line is there.
+    pub(super) reached: bool,
+    /// It was there before any wait.
+    pub(super) at_once: bool,
+}
+
+/// Waits until `cgroup.events` of a v2 cgroup has the line `line`, or the cgroup is gone. The file
+/// is polled, in the word's good sense: the kernel wakes us when it changes. cgroups(7)
+pub(super) fn wait_event(dir: &Dir, line: &str, deadline: Instant) -> Result<Waited, Errno> {
+    let Some(events) = existing(dir.open("cgroup.events", OFlags::RDONLY))? else {
+        return Ok(Waited { reached: true, at_once: true });
+    };
+    let mut at_once = true;
+    loop {
+        match existing(read_from_start(events.as_fd()))? {
+            Some(text) if !text.lines().any(|has| has == line) => {}
+            _ => return Ok(Waited { reached: true, at_once }),
+        }
+        at_once = false;
+        if !poll(events.as_fd(), PollFlags::PRI, deadline)? {
+            return Ok(Waited { reached: false, at_once });
+        }
+    }
+}
+
+/// Polls one descriptor; false if the deadline passed first.
+fn poll(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool, Errno> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(&fd, flags)], Some(&timeout)) {
+            Ok(ready) => return Ok(ready > 0),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! From `linux.resources` to what is to be written where: decided here without a system call.
+//! The acting side ([`apply`]) writes the list from top to bottom and has no choices of its own
+//! but those that a [`Setting`] spells out.
+
+pub(super) mod v1;
+pub(super) mod v2;
+
+use std::borrow::Cow;
+
+use oci_spec::runtime::{LinuxPids, LinuxThrottleDevice};
+use rustix::io::Errno;
+
+use super::Error;
+use super::dir::Dir;
+use super::layout::Controller;
+
+/// One value for one file of one controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Who has the file.
+    pub(super) controller: Controller,
+    /// Its name in the cgroup's directory.
+    pub(super) file: Cow<'static, str>,
+    /// What to write.
+    pub(super) value: String,
+    /// The kernel checks some values against their neighbours' present ones, so the right order
+    /// depends on what is in force. Such a setting goes first and, if it is refused with EINVAL,
+    /// once more after all others: one of both orders is right, and nothing need be read.
+    later: bool,
+    missing: Missing,
+}
+
+/// What to do where a kernel does not have the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Missing {
+    Fail,
+    Skip,
+    Write { file: &'static str, value: String },
+}
+
+impl Setting {
+    fn new(controller: Controller, file: impl Into<Cow<'static, str>>, value: impl ToString) -> Setting {
+        Setting { controller, file: file.into(), value: value.to_string(), later: false, missing: Missing::Fail }
+    }
+
+    fn or_later(self) -> Setting {
+        Setting { later: true, ..self }
+    }
+
+    fn if_present(self) -> Setting {
+        Setting { missing: Missing::Skip, ..self }
+    }
+
+    fn or_else(self, file: &'static str, value: impl ToString) -> Setting {
+        Setting { missing: Missing::Write { file, value: value.to_string() }, ..self }
+    }
+}
+
+/// Writes `settings` in order; `dir_of` finds a controller's directory.
+pub(super) fn apply<'a>(settings: &[Setting], dir_of: impl Fn(Controller) -> Option<&'a Dir>) -> Result<(), Error> {
+    let mut postponed = Vec::new();
+    for setting in settings {
+        let dir = dir_of(setting.controller)
+            .ok_or_else(|| Error::NoController { controller: setting.controller, file: setting.file.to_string() })?;
+        match write(dir, setting) {
+            Err(Errno::INVAL) if setting.later => postponed.push((dir, setting)),
+            result => result.map_err(|source| refused(dir, setting, source))?,
+        }
+    }
+    for (dir, setting) in postponed {
+        write(dir, setting).map_err(|source| refused(dir, setting, source))?;
+    }
+    Ok(())
+}
+
+fn write(dir: &Dir, setting: &Setting) -> Result<(), Errno> {
+    match (dir.write(&setting.file, &setting.value), &setting.missing) {
+        (Err(Errno::NOENT), Missing::Skip) => Ok(()),
+        (Err(Errno::NOENT), Missing::Write { file, value }) => dir.write(file, value),
+        (result, _) => result,
+    }
+}
+
+fn refused(dir: &Dir, setting: &Setting, source: Errno) -> Error {
+    let file = setting.file.to_string();
+    // The directory is there and the file is not: the controller is not on (v2), or the kernel
+    // was built without this knob.
+    if source == Errno::NOENT && dir.has("cgroup.procs") {
+        return Error::NoController { controller: setting.controller, file };
+    }
+    Error::Write { file, value: setting.value.clone(), source }
+}
+
+/// The value for `pids.max`, the same on v1 and v2. Zero is a limit (runtime-spec 1.3); runc writes
+/// 1 for it, because systemd knows no zero, and so no task beyond the first can be made either way.
+fn pids_max(pids: &LinuxPids) -> String {
+    match pids.limit() {
+        ..0 => "max".to_owned(),
+        0 => "1".to_owned(),
+        limit => limit.to_string(),
+    }
+}
+
+fn throttles(devices: &Option<Vec<LinuxThrottleDevice>>) -> impl Iterator<Item = (i64, i64, u64)> {
+    devices.iter().flatten().map(|device| (device.major(), device.minor(), device.rate()))
+}
+
+/// `rdma.max` lines, the same on v1 and v2; by device name, for a stable order.
+fn rdma(resources: &oci_spec::runtime::LinuxResources) -> Vec<Setting> {
+    let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
+    devices.sort_by_key(|(name, _)| name.as_str());
+    devices
+        .into_iter()
+        .map(|(name, limits)| {
+            let mut line = name.clone();
+            if let Some(handles) = limits.hca_handles() {
+                line += &format!(" hca_handle={handles}");
+            }
+            if let Some(objects) = limits.hca_objects() {
+                line += &format!(" hca_object={objects}");
+            }
+            Setting::new("rdma", "rdma.max", line)
+        })
+        .collect()
+}
+
+/// Zero means unset, in the fields of which OCI says so.
+fn nonzero<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
+    value.filter(|value| *value != T::default())
+}
+
+#[cfg(test)]
+fn written(settings: &[Setting]) -> Vec<String> {
+    settings.iter().map(|s| format!("{}={}", s.file, s.value)).collect()
+}
+
+#[cfg(test)]
+fn resources(json: &str) -> oci_spec::runtime::LinuxResources {
+    serde_json::from_str(json).unwrap()
+}

@@ -1,0 +1,260 @@
+//! cgroup v1: one directory in every hierarchy, kernel Documentation/admin-guide/cgroup-v1.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use oci_spec::runtime::LinuxResources;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+
+use super::dir::{Dir, existing};
+use super::layout::{Controller, Hierarchy};
+use super::made::Made;
+use super::{CgroupPath, Error, devices, processes, resources};
+
+const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
+
+/// The directories of one container.
+#[derive(Debug)]
+pub(super) struct Groups {
+    groups: Vec<Group>,
+    name: String,
+}
+
+#[derive(Debug)]
+struct Group {
+    controllers: Vec<Controller>,
+    dir: Dir,
+}
+
+impl Groups {
+    /// Makes the directories and sets the limits, or leaves nothing behind.
+    pub(super) fn create(
+        hierarchies: &[Hierarchy],
+        path: &CgroupPath,
+        limits: Option<&LinuxResources>,
+    ) -> Result<Groups, Error> {
+        // All that can be refused without looking is refused before anything is made.
+        let settings = limits.map(resources::v1::settings).transpose()?.unwrap_or_default();
+        let rules = devices::rules(limits)?;
+        let mut made = Made::default();
+        let mut groups = Vec::with_capacity(hierarchies.len());
+        for hierarchy in hierarchies {
+            let path = path.within(&hierarchy.controllers)?;
+            let new = made.make(&hierarchy.root, &path)?;
+            let group = open(hierarchy, &path)?;
+            if !new {
+                group.reuse(&path)?;
+            }
+            if group.has("cpuset") {
+                let asked = |file: &str| settings.iter().any(|setting| setting.file == file);
+                inherit_cpuset(&hierarchy.root, &path, &group.dir, new, asked)?;
+            }
+            groups.push(group);
+        }
+        let groups = Groups { groups, name: path.name().to_owned() };
+        resources::apply(&settings, |controller| groups.dir(controller))?;
+        groups.set_devices(&rules)?;
+        made.keep();
+        Ok(groups)
+    }
+
+    /// The directories that exist; `None` if none does.
+    pub(super) fn open(hierarchies: &[Hierarchy], path: &CgroupPath) -> Result<Option<Groups>, Error> {
+        let mut groups = Vec::new();
+        for hierarchy in hierarchies {
+            let path = path.within(&hierarchy.controllers)?;
+            match open(hierarchy, &path) {
+                Ok(group) => groups.push(group),
+                Err(Error::Directory { source: Errno::NOENT, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((!groups.is_empty()).then(|| Groups { groups, name: path.name().to_owned() }))
+    }
+
+    /// The directory with `controller`'s files.
+    pub(super) fn dir(&self, controller: Controller) -> Option<&Dir> {
+        self.groups.iter().find(|group| group.has(controller)).map(|group| &group.dir)
+    }
+
+    /// `tasks` of every hierarchy, for a child that writes `0` into each. A single thread moving
+    /// itself this way skips the grace period that a write to `cgroup.procs` waits for.
+    pub(super) fn tasks(&self) -> Result<Vec<OwnedFd>, Error> {
+        let open = |group: &Group| group.dir.open("tasks", OFlags::WRONLY);
+        self.groups
+            .iter()
+            .map(|group| {
+                let path = || format!("{} tasks of {}", group.controllers.join(","), self.name);
+                open(group).map_err(|source| Error::Directory { act: "open", path: path(), source })
+            })
+            .collect()
+    }
+
+    /// Changes limits. Device rules stay as they are, as with runc: rewriting them would for a
+    /// moment forbid devices in use, and lose what a device plugin added.
+    pub(super) fn update(&self, limits: &LinuxResources) -> Result<(), Error> {
+        let settings = resources::v1::settings(limits)?;
+        resources::apply(&settings, |controller| self.dir(controller))
+    }
+
+    fn set_devices(&self, rules: &devices::Rules) -> Result<(), Error> {
+        let no_controller = |file: &str| Error::NoController { controller: "devices", file: file.to_owned() };
+        // Not even for a container without rules is this left out: it would have every device.
+        let dir = self.dir("devices").ok_or_else(|| no_controller("devices.deny"))?;
+        for (file, value) in rules.v1() {
+            let file = file.to_owned();
+            dir.write(&file, &value).map_err(|source| Error::Write { file, value, source })?;
+        }
+        Ok(())
+    }
+
+    /// Stops all tasks.
+    pub(super) fn freeze(&self) -> Result<(), Error> {
+        let dir = self.freezer()?;
+        freeze(dir, &self.name).inspect_err(|_| {
+            // Half frozen is worse than either.
+            let _ = dir.write(STATE, "THAWED");
+        })
+    }
+
+    /// Lets all tasks run.
+    pub(super) fn thaw(&self) -> Result<(), Error> {
+        set_state(self.freezer()?, "THAWED")
+    }
+
+    fn freezer(&self) -> Result<&Dir, Error> {
+        self.dir("freezer").ok_or(Error::NoController { controller: "freezer", file: STATE.to_owned() })
+    }
+
+    /// The hierarchy to look for processes in. Without a cgroup namespace of its own a container can
+    /// move its processes about, so runc's choice is followed: what nobody has a reason to leave.
+    fn primary(&self) -> Option<&Dir> {
+        self.dir("devices").or_else(|| self.groups.first().map(|group| &group.dir))
+    }
+
+    pub(super) fn pids(&self) -> Result<Vec<Pid>, Error> {
+        self.primary().map_or(Ok(Vec::new()), processes::all)
+    }
+
+    pub(super) fn signal_all(&self, signal: Signal) -> Result<(), Error> {
+        let Some(dir) = self.primary() else { return Ok(()) };
+        if signal != Signal::KILL {
+            return processes::signal_once(dir, signal);
+        }
+        let freezer = self.dir("freezer");
+        let result = processes::kill_all(dir, || {
+            let _ = freezer.map(|freezer| freezer.write(STATE, "FROZEN"));
+        });
+        // A frozen task of v1 does not even die.
+        match freezer.map(|freezer| existing(freezer.write(STATE, "THAWED"))) {
+            Some(Err(source)) => result.and(Err(state_error("THAWED", source))),
+            _ => result,
+        }
+    }
+
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        self.groups.iter().try_for_each(|group| processes::remove(&group.dir, &self.name))
+    }
+}
+
+impl Group {
+    fn has(&self, controller: Controller) -> bool {
+        self.controllers.contains(&controller)
+    }
+
+    /// A directory that is there already serves if it is empty; a frozen one would swallow our child.
+    fn reuse(&self, path: &str) -> Result<(), Error> {
+        if !processes::all(&self.dir)?.is_empty() {
+            return Err(Error::InUse { path: format!("/{path}") });
+        }
+        if self.has("freezer") { set_state(&self.dir, "THAWED") } else { Ok(()) }
+    }
+}
+
+fn open(hierarchy: &Hierarchy, path: &str) -> Result<Group, Error> {
+    let error = |source| Error::Directory { act: "open", path: format!("/{path}"), source };
+    let dir = hierarchy.root.below(path).map_err(error)?;
+    Ok(Group { controllers: hierarchy.controllers.clone(), dir })
+}
+
+/// A cpuset of v1 is made without cpus and memory nodes and takes no task until it has both: what is
+/// not asked for is taken from the parent.
+fn inherit_cpuset(root: &Dir, path: &str, dir: &Dir, new: bool, asked: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let parent = filled_cpuset(root, parent(path))?;
+    for (file, value) in CPUSET.iter().zip(parent) {
+        if !asked(file) && (new || is_empty(&read(dir, file)?)) {
+            write(dir, file, &value)?;
+        }
+    }
+    Ok(())
+}
+
+/// The cpus and memory nodes of an ancestor, filled from above where it has none yet.
+fn filled_cpuset(root: &Dir, path: &str) -> Result<[String; 2], Error> {
+    let error = |source| Error::Directory { act: "open", path: format!("/{path}"), source };
+    let below = match path {
+        "" => None,
+        path => Some(root.below(path).map_err(error)?),
+    };
+    let dir = below.as_ref().unwrap_or(root);
+    let mut values = [read(dir, CPUSET[0])?, read(dir, CPUSET[1])?];
+    if !path.is_empty() && values.iter().any(|value| is_empty(value)) {
+        let above = filled_cpuset(root, parent(path))?;
+        for ((file, value), from) in CPUSET.iter().zip(&mut values).zip(above) {
+            if is_empty(value) {
+                write(dir, file, &from)?;
+                *value = from;
+            }
+        }
+    }
+    Ok(values)
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+fn is_empty(value: &str) -> bool {
+    value.trim().is_empty()
+}
+
+fn read(dir: &Dir, file: &str) -> Result<String, Error> {
+    dir.read(file).map_err(|source| Error::Read { file: file.to_owned(), source })
+}
+
+fn write(dir: &Dir, file: &str, value: &str) -> Result<(), Error> {
+    let value = value.trim();
+    dir.write(file, value).map_err(|source| Error::Write { file: file.to_owned(), value: value.to_owned(), source })
+}
+
+const STATE: &str = "freezer.state";
+
+fn set_state(dir: &Dir, state: &str) -> Result<(), Error> {
+    dir.write(STATE, state).map_err(|source| state_error(state, source))
+}
+
+fn state_error(state: &str, source: Errno) -> Error {
+    Error::Write { file: STATE.to_owned(), value: state.to_owned(), source }
+}
+
+/// v1 tells nobody when the last task has stopped, and while tasks fork it may stay FREEZING until
+/// asked again (kernel freezer-subsystem.txt before ef9fe980c6fc). Hence the rounds: they ask, look, and
+/// now and then let go and pause, with the numbers that serve runc in the field.
+fn freeze(dir: &Dir, name: &str) -> Result<(), Error> {
+    for round in 0..1000 {
+        if round % 50 == 49 {
+            set_state(dir, "THAWED")?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        set_state(dir, "FROZEN")?;
+        if round % 25 == 24 {
+            std::thread::sleep(Duration::from_micros(10));
+        }
+        if read(dir, STATE)?.trim() == "FROZEN" {
+            return Ok(());
+        }
+    }
+    Err(Error::NotFrozen { path: name.to_owned() })
+}
