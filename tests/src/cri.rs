@@ -1,8 +1,11 @@
 //! A CRI client for tests: what kubelet would ask of containerd, without kubelet.
 //!
 //! [`Cri`] is synchronous, one method per CRI call. [`Pod`] and [`Container`] write the configurations that kubelet would
-//! send, short ones for tests. [`streaming`] drives `Exec` and `Attach`, [`logs`] reads the CRI log format.
+//! send, short ones for tests. [`streaming`] drives `Exec` and `Attach`, [`logs`] reads the CRI log format. [`daemon`]
+//! starts a containerd that is ready for pods, and [`kubelet`] holds what one scenario asks of it.
 
+pub mod daemon;
+pub mod kubelet;
 pub mod logs;
 pub mod request;
 pub mod streaming;
@@ -14,6 +17,7 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
+use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
@@ -60,28 +64,35 @@ pub struct Output {
 pub struct Cri {
     runtime: tokio::runtime::Runtime,
     services: RuntimeServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
 }
 
 impl Cri {
     /// Connects to containerd's socket when the first call is made.
     pub fn new(socket: &Path) -> std::io::Result<Cri> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let services = {
+        let channel = {
             let _inside = runtime.enter();
-            let endpoint =
-                Endpoint::from_shared(format!("unix://{}", socket.display())).map_err(std::io::Error::other)?;
-            RuntimeServiceClient::new(endpoint.connect_lazy())
+            let uri = format!("unix://{}", socket.display());
+            Endpoint::from_shared(uri).map_err(std::io::Error::other)?.connect_lazy()
         };
-        Ok(Cri { runtime, services })
+        let (services, images) = (RuntimeServiceClient::new(channel.clone()), ImageServiceClient::new(channel));
+        Ok(Cri { runtime, services, images })
     }
 
     fn call<T, F>(&self, method: &'static str, ask: impl FnOnce(RuntimeServiceClient<Channel>) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<Response<T>, Status>>,
     {
-        let services = self.services.clone();
-        let answer = self.runtime.block_on(async { tokio::time::timeout(DEADLINE, ask(services)).await });
-        match answer {
+        self.bounded(method, ask(self.services.clone()))
+    }
+
+    fn bounded<T>(
+        &self,
+        method: &'static str,
+        answer: impl Future<Output = std::result::Result<Response<T>, Status>>,
+    ) -> Result<T> {
+        match self.runtime.block_on(async { tokio::time::timeout(DEADLINE, answer).await }) {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(Error { method, code: status.code(), message: status.message().to_owned() }),
             Err(_) => {
@@ -101,6 +112,14 @@ impl Cri {
         let request = v1::StatusRequest { verbose: false };
         let answer = self.call("Status", |mut s| async move { s.status(request).await })?;
         Ok(answer.status.map(|status| status.conditions).unwrap_or_default())
+    }
+
+    /// Whether CRI knows an image of this name.
+    pub fn has_image(&self, image: &str) -> Result<bool> {
+        let image = v1::ImageSpec { image: image.to_owned(), ..Default::default() };
+        let request = v1::ImageStatusRequest { image: Some(image), verbose: false };
+        let mut images = self.images.clone();
+        Ok(self.bounded("ImageStatus", async move { images.image_status(request).await })?.image.is_some())
     }
 
     /// RunPodSandbox through a runtime handler; the sandbox's id.

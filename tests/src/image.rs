@@ -1,5 +1,6 @@
-//! The image that the containers run: busybox, its applets, and a few accounts. Built once per process, as an OCI
-//! layout in a tar that `ctr image import` takes.
+//! The image that the containers run: busybox, its applets, and a few accounts; and a second name of the same files
+//! whose command just waits, for pods' sandboxes. Built once per process, as an OCI layout in a tar that
+//! `ctr image import` takes.
 
 use crate::command::{self, DEADLINE};
 use crate::containerd::{IMAGE, unique_name};
@@ -15,6 +16,9 @@ use tar::{Builder, EntryType, Header};
 
 const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\nguest:x:1000:1000:guest:/home/guest:/bin/sh\n";
 const GROUP: &str = "root:x:0:\nnogroup:x:65534:\nguest:x:1000:\nextra:x:2000:guest\n";
+
+/// The sandboxes' image in every daemon.
+pub const PAUSE: &str = "example.test/pause:latest";
 
 /// The image as a tar file; made on the first call, and kept as long as the process lives.
 pub fn path() -> Result<&'static Path> {
@@ -33,43 +37,49 @@ pub fn remove() {
     }
 }
 
-/// The image as the bytes of a tar with an OCI layout.
+/// The images as the bytes of a tar with an OCI layout.
 pub fn build() -> Result<Vec<u8>> {
     let layer = layer()?;
-    let config = json!({
-        "architecture": architecture(),
-        "os": "linux",
-        "config": { "Env": ["PATH=/bin"], "Cmd": ["/bin/sh"], "WorkingDir": "/" },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
-    })
-    .to_string()
-    .into_bytes();
-    let manifest = json!({
-        "schemaVersion": 2,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
-    })
-    .to_string()
-    .into_bytes();
-    let mut listed = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    listed["platform"] = json!({ "architecture": architecture(), "os": "linux" });
-    listed["annotations"] = json!({ "io.containerd.image.name": IMAGE, "org.opencontainers.image.ref.name": "latest" });
+    let mut tar = Builder::new(Vec::new());
+    add_file(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    add_blob(&mut tar, &layer)?;
+    let mut listed = Vec::new();
+    for (name, command) in [(IMAGE, &["/bin/sh"][..]), (PAUSE, &["/bin/sleep", "2147483647"])] {
+        let config = json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": { "Env": ["PATH=/bin"], "Cmd": command, "WorkingDir": "/" },
+            "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
+        })
+        .to_string()
+        .into_bytes();
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        })
+        .to_string()
+        .into_bytes();
+        let mut entry = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        entry["platform"] = json!({ "architecture": architecture(), "os": "linux" });
+        entry["annotations"] =
+            json!({ "io.containerd.image.name": name, "org.opencontainers.image.ref.name": "latest" });
+        listed.push(entry);
+        add_blob(&mut tar, &config)?;
+        add_blob(&mut tar, &manifest)?;
+    }
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [listed],
-    })
-    .to_string()
-    .into_bytes();
-
-    let mut tar = Builder::new(Vec::new());
-    add_file(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    add_file(&mut tar, "index.json", 0o644, &index)?;
-    for blob in [&layer, &config, &manifest] {
-        add_file(&mut tar, &digest(blob).replacen("sha256:", "blobs/sha256/", 1), 0o644, blob)?;
-    }
+        "manifests": listed,
+    });
+    add_file(&mut tar, "index.json", 0o644, index.to_string().as_bytes())?;
     Ok(tar.into_inner()?)
+}
+
+fn add_blob(tar: &mut Builder<Vec<u8>>, blob: &[u8]) -> Result<()> {
+    add_file(tar, &digest(blob).replacen("sha256:", "blobs/sha256/", 1), 0o644, blob)
 }
 
 /// Only what a container needs to be asked questions from inside.

@@ -167,7 +167,7 @@ fn cgroups(bears: &dyn Fn(&str) -> bool) -> Vec<PathBuf> {
     for root in hierarchies() {
         walk(&root, 6, &mut |path| {
             let below = path.strip_prefix(&root).unwrap_or(path);
-            if bears(&below.to_string_lossy()) && below.components().count() > 1 {
+            if bears(&below.to_string_lossy()) && below.components().count() > 1 && path.is_dir() {
                 found.push(path.to_path_buf());
             }
             true

@@ -3,10 +3,12 @@
 //! `cargo test -p berth-tests --test suite -- v2::run` runs those whose name holds `v2::run`; `--list` lists them.
 //! Needs root, and what `tests/setup` fetches. A scenario that this host cannot run is ignored, with the reason.
 
+mod pods;
 mod run;
 
 use anyhow::{Error, Result, bail};
 use berth_tests::containerd::{Config, Containerd};
+use berth_tests::cri::kubelet::{Kubelet, play};
 use berth_tests::scene::{Runtime, Scene, Skip};
 use berth_tests::version::{self, Version};
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
@@ -25,6 +27,8 @@ pub enum Run {
     Both(fn(&Scene<'_>) -> Result<()>),
     /// With Berth only on the shared daemon: what it shows is not so, or cannot be run, with runc.
     Berth(fn(&Scene<'_>) -> Result<()>),
+    /// Pods, through the handlers of runc and of Berth on the shared daemon with CRI; the records are compared.
+    Pods(fn(&Kubelet<'_>) -> Result<()>),
     /// With a daemon of its own, which it starts: it needs a configuration, or hurts the daemon.
     Alone(fn(Version) -> Result<()>),
 }
@@ -43,42 +47,62 @@ pub fn skip(reason: impl Into<String>) -> Result<()> {
 }
 
 fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
-    vec![("run", run::scenarios())]
+    vec![("run", run::scenarios()), ("pods", pods::scenarios())]
 }
 
-/// The daemons that the scenarios share, one per version, started when first needed.
+/// The daemons that the scenarios share, one per version and one more with CRI, started when first needed.
 #[derive(Default)]
-struct Daemons([Mutex<Option<Arc<Containerd>>>; Version::ALL.len()]);
+struct Daemons {
+    plain: [Daemon; Version::ALL.len()],
+    cri: [Daemon; Version::ALL.len()],
+}
+
+type Daemon = Mutex<Option<Arc<Containerd>>>;
 
 impl Daemons {
-    fn get(&self, version: Version) -> Result<Arc<Containerd>> {
-        let mut slot = self.0[version as usize].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(daemon) = &*slot {
-            return Ok(daemon.clone());
-        }
-        let daemon = Arc::new(Containerd::start(version, &Config::default())?);
-        *slot = Some(daemon.clone());
-        Ok(daemon)
+    fn plain(&self, version: Version) -> Result<Arc<Containerd>> {
+        shared(&self.plain[version as usize], || Containerd::start(version, &Config::default()))
+    }
+
+    fn cri(&self, version: Version) -> Result<Arc<Containerd>> {
+        shared(&self.cri[version as usize], || berth_tests::cri::daemon::start(version))
     }
 
     /// Ends them here and not in whichever thread drops its last closure, which the process would not wait for.
     fn stop(&self) {
-        for slot in &self.0 {
+        for slot in self.plain.iter().chain(&self.cri) {
             drop(slot.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
     }
 }
 
+fn shared(slot: &Daemon, start: impl FnOnce() -> Result<Containerd>) -> Result<Arc<Containerd>> {
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(daemon) = &*slot {
+        return Ok(daemon.clone());
+    }
+    let daemon = Arc::new(start()?);
+    *slot = Some(daemon.clone());
+    Ok(daemon)
+}
+
 fn perform(daemons: &Daemons, version: Version, scenario: &Scenario) -> Result<()> {
     let record = |runtime, run: fn(&Scene<'_>) -> Result<()>| {
-        let daemon = daemons.get(version)?;
+        let daemon = daemons.plain(version)?;
         let scene = Scene::new(&daemon, runtime);
         let outcome = run(&scene);
+        scene.finish(outcome)
+    };
+    let pods = |runtime, run: fn(&Kubelet<'_>) -> Result<()>| {
+        let daemon = daemons.cri(version)?;
+        let scene = Scene::new(&daemon, runtime);
+        let outcome = play(&scene, run);
         scene.finish(outcome)
     };
     match scenario.run {
         Run::Both(run) => compare(&record(Runtime::Runc, run)?, &record(Runtime::Berth, run)?),
         Run::Berth(run) => record(Runtime::Berth, run).map(drop),
+        Run::Pods(run) => compare(&pods(Runtime::Runc, run)?, &pods(Runtime::Berth, run)?),
         Run::Alone(run) => run(version),
     }
 }

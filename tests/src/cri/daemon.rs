@@ -1,0 +1,118 @@
+//! A daemon whose CRI plugin runs: handlers `berth` and `runc`, the two images, and a network for pods.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::Cri;
+use crate::command::poll;
+use crate::containerd::{Config, Containerd, IMAGE};
+use crate::image::PAUSE;
+use crate::scene::Runtime;
+use crate::version::{self, Version};
+
+/// containerd's namespace of all that CRI makes.
+pub const NAMESPACE: &str = "k8s.io";
+
+/// Starts a daemon that is ready for pods.
+pub fn start(version: Version) -> Result<Containerd> {
+    let containerd = Containerd::start(version, &Config { cri: true, extra: settings(version), env: Vec::new() })?;
+    containerd.import(NAMESPACE)?;
+    network(containerd.directory()).context("set up the pods' network")?;
+    let cri = Cri::new(&containerd.socket())?;
+    // The images come to CRI by events, the network by a watch on its directory.
+    let ready = poll(Duration::from_secs(20), || {
+        let network = cri.conditions().ok()?.iter().any(|c| c.r#type == "NetworkReady" && c.status);
+        let images = [IMAGE, PAUSE].iter().all(|image| cri.has_image(image).unwrap_or_default());
+        (network && images).then_some(())
+    });
+    ready.with_context(|| {
+        format!("CRI of {version} did not see its images and network; its log:\n{}", containerd.log(""))
+    })?;
+    Ok(containerd)
+}
+
+/// The CRI plugin's settings. The daemon's working directory is its own, so `cni` is below it.
+fn settings(version: Version) -> String {
+    let berth = Runtime::Berth.name();
+    match version {
+        Version::V1_6 | Version::V1_7 => format!(
+            r#"
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{PAUSE}"
+  restrict_oom_score_adj = true
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "cni/bin"
+    conf_dir = "cni/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "runc"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth]
+      runtime_type = "{berth}"
+"#
+        ),
+        Version::V2 => format!(
+            r#"
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+  sandbox = "{PAUSE}"
+[plugins.'io.containerd.grpc.v1.cri']
+  stream_server_address = "127.0.0.1"
+  stream_server_port = "0"
+[plugins.'io.containerd.cri.v1.runtime']
+  restrict_oom_score_adj = true
+  [plugins.'io.containerd.cri.v1.runtime'.cni]
+    bin_dirs = ["cni/bin"]
+    conf_dir = "cni/net.d"
+  [plugins.'io.containerd.cri.v1.runtime'.containerd]
+    default_runtime_name = "runc"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth]
+      runtime_type = "{berth}"
+"#
+        ),
+    }
+}
+
+/// A network that reaches nothing: `eth0` is one end of a pair whose other end is in the same namespace. CRI wants an
+/// interface of that name with an address, and a plugin for `lo`; this script is both.
+fn network(directory: &Path) -> Result<()> {
+    let script = format!(
+        r#"#!/bin/sh
+busybox={busybox}
+[ "$CNI_COMMAND" = VERSION ] && echo '{{"cniVersion":"1.0.0","supportedVersions":["0.3.1","0.4.0","1.0.0","1.1.0"]}}'
+[ "$CNI_COMMAND" = ADD ] || exit 0
+version=$($busybox sed -n 's/.*"cniVersion" *: *"\([^"]*\)".*/\1/p')
+inside() {{ $busybox nsenter --net="$CNI_NETNS" "$@"; }}
+address=127.0.0.1/8
+if [ "$CNI_IFNAME" != lo ]; then
+    address=10.88.0.2/24
+    inside ip link add "$CNI_IFNAME" type veth peer name peer0 >&2
+    inside $busybox ip addr add $address dev "$CNI_IFNAME" >&2
+fi
+inside $busybox ip link set "$CNI_IFNAME" up >&2
+echo "{{\"cniVersion\":\"$version\",\"interfaces\":[{{\"name\":\"$CNI_IFNAME\",\"sandbox\":\"$CNI_NETNS\"}}],\
+\"ips\":[{{\"version\":\"4\",\"interface\":0,\"address\":\"$address\"}}]}}"
+"#,
+        busybox = version::busybox().display()
+    );
+    let programs = directory.join("cni/bin");
+    fs::create_dir_all(&programs)?;
+    for name in ["loopback", "pair"] {
+        fs::write(programs.join(name), &script)?;
+        fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755))?;
+    }
+    let settings = directory.join("cni/net.d");
+    fs::create_dir_all(&settings)?;
+    let list = r#"{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"pair"}]}"#;
+    // Renamed into place, so that the watch never reads half of it.
+    fs::write(settings.join("10-pods.part"), list)?;
+    fs::rename(settings.join("10-pods.part"), settings.join("10-pods.conflist"))?;
+    Ok(())
+}
