@@ -92,7 +92,7 @@ pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<SockFilter>, Error> 
 
 /// A filter with the profile's default action and architectures, and no rules.
 pub(super) fn filter(profile: &LinuxSeccomp) -> Result<ScmpFilterContext, Error> {
-    if profile.listener_path().is_some() {
+    if profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
         return Err(Error::Listener);
     }
     let oci_action = profile.default_action();

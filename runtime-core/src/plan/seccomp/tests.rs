@@ -134,6 +134,18 @@ fn names_that_nobody_knows_are_skipped() {
 }
 
 #[test]
+fn a_rule_may_be_given_twice() {
+    let filter = filter_of(
+        r#"{"names": ["mkdir", "mkdir"], "action": "SCMP_ACT_ERRNO"},
+           {"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"},
+           {"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]},
+           {"names": ["lseek"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}]}"#,
+    );
+    assert_eq!(verdict(&filter, X86_64, native("mkdir"), &[]), errno(1));
+    assert_eq!(verdict(&filter, X86_64, native("lseek"), &[1]), errno(1));
+}
+
+#[test]
 fn an_unlisted_architecture_is_killed() {
     let filter = compile(&profile("default.json"), None).unwrap();
     assert_eq!(verdict(&filter, AARCH64, 64, &[]), KILL_THREAD);
