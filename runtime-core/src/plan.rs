@@ -1,11 +1,39 @@
 //! The OCI spec compiled into a list of steps: every path a C string, every BPF program built, every decision taken.
+//!
+//! Nothing here asks the system anything: what a plan depends on comes in by value, so that the same spec gives the
+//! same plan everywhere and a test needs no root. The order of the steps is the order of [`InitPlan::compile`].
 
+mod capabilities;
+mod cgroupfs;
+mod confine;
+mod devices;
+mod display;
+mod draft;
+mod error;
+mod identity;
+mod mounts;
+mod namespaces;
+mod options;
+mod program;
+pub mod rootfs;
 pub mod seccomp;
+mod tail;
+mod unsupported;
 
 use std::ffi::CString;
+use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::{Linux, Process, Spec};
+
+use self::confine::Labels;
+pub use self::display::Described;
+use self::draft::{Draft, c_string, in_root};
+pub use self::error::{Error, Fault};
+use self::namespaces::Namespaces;
+use self::tail::Tail;
+use crate::host::Host;
 use crate::program::Program;
-use crate::step::{Source, Step};
+use crate::step::{Namespace, Propagation, Seccomp, Slot, Source, Step};
 
 /// Everything that is decided about a process before it exists: a container's init, or an exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +50,8 @@ pub struct InitPlan {
     pub steps: Vec<Step>,
     /// What it becomes.
     pub program: Program,
+    /// What was ignored, and why.
+    pub warnings: Vec<String>,
 }
 
 /// The contents of `uid_map` and `gid_map`. user_namespaces(7)
@@ -31,4 +61,283 @@ pub struct IdMaps {
     pub uid: CString,
     /// `inside outside count` lines.
     pub gid: CString,
+}
+
+/// What the plan of a container's init is made of.
+#[derive(Debug, Clone)]
+pub struct Input<'a> {
+    /// config.json.
+    pub spec: &'a Spec,
+    /// The container's id, for its session keyring.
+    pub id: &'a str,
+    /// The bundle, absolute: relative paths of the spec start here.
+    pub bundle: &'a Path,
+    /// What the snapshotter gives; empty if `root.path` is the root file system already.
+    pub rootfs: &'a [rootfs::Mount],
+    /// Facts of the host.
+    pub host: &'a Host,
+    /// The user's home according to the container's passwd, for a spec without HOME; `None` leaves that to the caller.
+    pub home: Option<&'a str>,
+    /// Whether the process gets a pty. It is the request that says so, not the spec.
+    pub terminal: bool,
+    /// `MS_MOVE` and chroot instead of pivot_root.
+    pub no_pivot_root: bool,
+    /// Keep the session keyring of the shim.
+    pub no_new_keyring: bool,
+    /// The container's own directory in each v1 hierarchy, for a mount of type `cgroup` without a cgroup namespace.
+    pub cgroup: &'a [CgroupDirectory],
+    /// The network namespace joined by path is the one we are in: its sysctls are the host's.
+    pub host_network: bool,
+    /// `linux.seccomp`, compiled.
+    pub seccomp: Option<Seccomp>,
+}
+
+/// Where a container's cgroup is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CgroupDirectory {
+    /// As in [`crate::host::Hierarchy::name`].
+    pub hierarchy: String,
+    /// An absolute path of the host.
+    pub path: PathBuf,
+}
+
+/// What the plan of an exec is made of.
+#[derive(Debug, Clone)]
+pub struct ExecInput<'a> {
+    /// The process to be.
+    pub process: &'a Process,
+    /// The spec of the container that it joins.
+    pub spec: &'a Spec,
+    /// The container's id.
+    pub id: &'a str,
+    /// Facts of the host.
+    pub host: &'a Host,
+    /// The user's home according to the container's passwd, likewise.
+    pub home: Option<&'a str>,
+    /// Whether it gets a pty.
+    pub terminal: bool,
+    /// Keep the session keyring of the shim.
+    pub no_new_keyring: bool,
+    /// `linux.seccomp` of the container, compiled.
+    pub seccomp: Option<Seccomp>,
+}
+
+impl InitPlan {
+    /// The plan of a container's init. The order of the steps and its reasons: ARCHITECTURE.md.
+    pub fn compile(input: &Input<'_>) -> Result<Self, Error> {
+        let spec = input.spec;
+        let process = spec.process().as_ref().ok_or_else(|| Error::missing("process"))?;
+        let none = Linux::default();
+        let linux = spec.linux().as_ref().unwrap_or(&none);
+        unsupported::check_spec(spec)?;
+        unsupported::check_linux(linux)?;
+        unsupported::check_process(process)?;
+        let namespaces = Namespaces::parse(linux)?;
+        namespaces.validate(spec, linux)?;
+        let labels = &labels(process, None, input.host)?;
+        let seccomp = input.seccomp.as_ref();
+        let tail = Tail { process, container: None, linux, host: input.host, labels, seccomp };
+
+        let mut draft = Draft::default();
+        enter(input, &namespaces, process, &mut draft)?;
+        let readonly = root(input, linux, &namespaces, &mut draft)?;
+        stdio(input, process, &mut draft)?;
+        confine(input, linux, &namespaces, labels, readonly, &mut draft)?;
+        tail.become_user(&mut draft)?;
+        draft.step(Step::Gate);
+        tail.execute(&mut draft);
+        let maps = if namespaces.new(Namespace::User) { Some(namespaces::id_maps(linux)?) } else { None };
+        if namespaces.joined(Namespace::User).is_some() && linux.uid_mappings().is_some() {
+            draft.warn("linux.uidMappings: ignored, the user namespace is joined by path and has its own");
+        }
+        finish(draft, namespaces.clone_flags(), maps, process, input.home)
+    }
+
+    /// The plan of a process that joins a running container.
+    pub fn compile_exec(input: &ExecInput<'_>) -> Result<Self, Error> {
+        let ExecInput { process, spec, .. } = input;
+        let none = Linux::default();
+        let linux = spec.linux().as_ref().unwrap_or(&none);
+        let container = spec.process().as_ref();
+        unsupported::check_process(process)?;
+        let namespaces = Namespaces::parse(linux)?;
+        let labels = &labels(process, container, input.host)?;
+        let seccomp = input.seccomp.as_ref();
+        let tail = Tail { process, container, linux, host: input.host, labels, seccomp };
+
+        let mut draft = Draft::default();
+        join(input, &namespaces, &mut draft)?;
+        draft.step(Step::OpenRoot);
+        if labels.any() {
+            draft.step(Step::OpenProcfs);
+        }
+        draft.step(terminal(process, input.terminal, false)?);
+        tail.become_user(&mut draft)?;
+        tail.execute(&mut draft);
+        finish(draft, 0, None, process, input.home)
+    }
+}
+
+fn finish(
+    draft: Draft,
+    clone_flags: u64,
+    maps: Option<IdMaps>,
+    process: &Process,
+    home: Option<&str>,
+) -> Result<InitPlan, Error> {
+    Ok(InitPlan {
+        sources: draft.sources,
+        clone_flags,
+        maps,
+        oom_score_adj: identity::oom_score_adj(process)?,
+        steps: draft.steps,
+        program: program::compile(process, home)?,
+        warnings: draft.warnings,
+    })
+}
+
+/// Into the cgroup, the keyring and the namespaces.
+fn enter(input: &Input<'_>, namespaces: &Namespaces, process: &Process, draft: &mut Draft) -> Result<(), Error> {
+    draft.step(Step::JoinCgroup);
+    keyring(input.id, input.no_new_keyring, draft)?;
+    if namespaces.own(Namespace::User) {
+        identity::early_rlimits(process, draft);
+    }
+    namespaces.enter(draft);
+    if pid_namespace(input, namespaces) == Some(Entered::BeforeMounts) {
+        draft.step(Step::EnterPidNamespace);
+    }
+    if namespaces.new(Namespace::Network) {
+        draft.step(Step::LoopbackUp);
+    }
+    Ok(())
+}
+
+/// When the second half of entering a pid namespace, the clone, is done.
+#[derive(Debug, PartialEq, Eq)]
+enum Entered {
+    BeforeMounts,
+    AfterPivot,
+}
+
+/// A pid namespace made by clone3 needs no second clone. One that is unshared behind a user namespace is entered at
+/// once, for a procfs to show it. One that others live in is entered after the pivot, so that they cannot reach the
+/// host's root through `/proc/<pid>/root`: procfs is then mounted by naming the namespace, where the kernel can.
+fn pid_namespace(input: &Input<'_>, namespaces: &Namespaces) -> Option<Entered> {
+    if namespaces.joined(Namespace::Pid).is_some() {
+        return Some(if input.host.proc_of_namespace { Entered::AfterPivot } else { Entered::BeforeMounts });
+    }
+    (namespaces.new(Namespace::Pid) && namespaces.own(Namespace::User)).then_some(Entered::BeforeMounts)
+}
+
+fn keyring(id: &str, none: bool, draft: &mut Draft) -> Result<(), Error> {
+    if !none {
+        draft.step(Step::SessionKeyring(c_string("id", &format!("_ses.{id}"))?));
+    }
+    Ok(())
+}
+
+/// Everything that is mounted and made below the new root, and the pivot into it.
+fn root(input: &Input<'_>, linux: &Linux, namespaces: &Namespaces, draft: &mut Draft) -> Result<Vec<Slot>, Error> {
+    let propagation = root_propagation(linux, input.no_pivot_root)?;
+    let default = Propagation { kind: libc::MS_SLAVE, recursive: true };
+    draft.step(Step::RootPropagation(propagation.unwrap_or(default)));
+    let context = mounts::Context {
+        input,
+        namespaces,
+        slave_first: propagation.is_none_or(|propagation| propagation.kind != libc::MS_SHARED),
+        label: confine::mount_label(linux, input.host)?,
+    };
+    mounts::rootfs(&context, draft)?;
+    if linux.sysctl().as_ref().is_some_and(|sysctls| !sysctls.is_empty()) {
+        draft.step(Step::OpenProcfs);
+    }
+    let readonly = mounts::compile(&context, draft)?;
+    devices::compile(input.spec, linux, namespaces.own(Namespace::User), input.host, draft)?;
+    draft.step(Step::PivotRoot { no_pivot: input.no_pivot_root });
+    draft.steps.extend(propagation.map(Step::RootfsPropagation));
+    if pid_namespace(input, namespaces) == Some(Entered::AfterPivot) {
+        draft.step(Step::EnterPidNamespace);
+    }
+    Ok(readonly)
+}
+
+fn root_propagation(linux: &Linux, no_pivot: bool) -> Result<Option<Propagation>, Error> {
+    let Some(word) = linux.rootfs_propagation().as_deref().filter(|word| !word.is_empty()) else { return Ok(None) };
+    let propagation = options::propagation(word)
+        .ok_or_else(|| Error::invalid("linux.rootfsPropagation", word, "is not supported"))?;
+    if no_pivot && propagation.kind == libc::MS_PRIVATE {
+        let reason = "[r]private is not safe without pivot_root";
+        return Err(Error::invalid("linux.rootfsPropagation", word, reason));
+    }
+    Ok(Some(propagation))
+}
+
+fn stdio(input: &Input<'_>, process: &Process, draft: &mut Draft) -> Result<(), Error> {
+    draft.step(terminal(process, input.terminal, true)?);
+    draft.step(Step::ReopenNull);
+    let cwd = in_root("process.cwd", program::cwd(process)?)?;
+    if !cwd.is_root() {
+        draft.step(Step::MakeCwd(cwd));
+    }
+    Ok(())
+}
+
+fn terminal(process: &Process, terminal: bool, bind: bool) -> Result<Step, Error> {
+    if !terminal {
+        return Ok(Step::Stdio);
+    }
+    let cells = |name: &str, cells: u64| {
+        let invalid = |_| Error::invalid(format!("process.consoleSize.{name}"), cells.to_string(), "out of range");
+        u16::try_from(cells).map_err(invalid)
+    };
+    let size = process.console_size().map(|size| Ok((cells("height", size.height())?, cells("width", size.width())?)));
+    Ok(Step::Console { size: size.transpose()?, bind, uid: process.user().uid() })
+}
+
+fn confine(
+    input: &Input<'_>,
+    linux: &Linux,
+    namespaces: &Namespaces,
+    labels: &Labels,
+    readonly: Vec<Slot>,
+    draft: &mut Draft,
+) -> Result<(), Error> {
+    draft.steps.extend(readonly.into_iter().map(Step::Readonly));
+    if input.spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false) {
+        draft.step(Step::ReadonlyRoot);
+    }
+    confine::names(input.spec, draft)?;
+    draft.steps.extend(confine::sysctls(linux, namespaces, input.host_network)?);
+    if labels.any() {
+        draft.step(Step::OpenProcfs);
+    }
+    draft.steps.extend(labels.apparmor.clone().map(Step::AppArmor));
+    confine::paths(linux, draft)
+}
+
+/// An exec: into everything that the container has of its own, at once.
+fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Result<(), Error> {
+    draft.step(Step::JoinCgroup);
+    keyring(input.id, input.no_new_keyring, draft)?;
+    if namespaces.own(Namespace::User) {
+        identity::early_rlimits(input.process, draft);
+    }
+    let source = draft.source(Source::Init);
+    draft.step(Step::JoinInit { source, flags: namespaces.flags() });
+    if namespaces.own(Namespace::User) {
+        draft.step(Step::BecomeRoot);
+    }
+    if namespaces.own(Namespace::Pid) {
+        draft.step(Step::EnterPidNamespace);
+    }
+    Ok(())
+}
+
+/// The labels of a process, or else of its container.
+fn labels(process: &Process, container: Option<&Process>, host: &Host) -> Result<Labels, Error> {
+    let of = |get: fn(&Process) -> Option<&str>| {
+        get(process).filter(|label| !label.is_empty()).or_else(|| container.and_then(get))
+    };
+    Labels::parse(of(|p| p.apparmor_profile().as_deref()), of(|p| p.selinux_label().as_deref()), host)
 }

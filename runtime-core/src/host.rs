@@ -1,0 +1,120 @@
+//! What a plan has to know of the host: read once, in few and cheap files, and passed by value.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// The facts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Which cgroups there are.
+    pub cgroup: CgroupLayout,
+    /// The highest capability that the kernel knows.
+    pub last_capability: u32,
+    /// AppArmor can be asked to confine a program.
+    pub apparmor: bool,
+    /// SELinux is there.
+    pub selinux: bool,
+    /// /proc/kcore is there, so /dev/core may point to it.
+    pub kcore: bool,
+    /// We are in a user namespace ourselves: devices can be bound, not made.
+    pub user_namespace: bool,
+    /// procfs takes `pidns=`, so that it can be mounted before the pid namespace is entered. Linux 6.17
+    pub proc_of_namespace: bool,
+}
+
+/// The shape of /sys/fs/cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupLayout {
+    /// One hierarchy.
+    V2,
+    /// Several; a v2 hierarchy beside them (hybrid) is left out.
+    V1(Vec<Hierarchy>),
+}
+
+/// A v1 hierarchy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its directory: `cpu,cpuacct`, `systemd`.
+    pub name: String,
+    /// What it is mounted with: `cpu` and `cpuacct`, `name=systemd`.
+    pub options: Vec<String>,
+}
+
+impl Host {
+    /// Looks at the host we run on.
+    pub fn probe() -> io::Result<Self> {
+        Ok(Self {
+            cgroup: CgroupLayout::probe()?,
+            last_capability: number("/proc/sys/kernel/cap_last_cap")?,
+            apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
+            selinux: Path::new("/sys/fs/selinux/enforce").exists(),
+            kcore: Path::new("/proc/kcore").exists(),
+            user_namespace: !maps_everything(&fs::read_to_string("/proc/self/uid_map")?),
+            proc_of_namespace: release() >= (6, 17),
+        })
+    }
+}
+
+impl CgroupLayout {
+    fn probe() -> io::Result<Self> {
+        if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            return Ok(Self::V2);
+        }
+        let mut hierarchies = hierarchies(&fs::read_to_string("/proc/self/cgroup")?);
+        // A controller may be known to the kernel and not be mounted.
+        hierarchies.retain(|hierarchy| Path::new("/sys/fs/cgroup").join(&hierarchy.name).is_dir());
+        Ok(Self::V1(hierarchies))
+    }
+}
+
+/// The hierarchies of a `/proc/<pid>/cgroup`: `4:cpu,cpuacct:/a`, `1:name=systemd:/a`, `0::/a`. cgroups(7)
+fn hierarchies(text: &str) -> Vec<Hierarchy> {
+    let mut found: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split(':').nth(1))
+        .filter(|controllers| !controllers.is_empty())
+        .map(|controllers| Hierarchy {
+            name: controllers.strip_prefix("name=").unwrap_or(controllers).to_owned(),
+            options: controllers.split(',').map(str::to_owned).collect(),
+        })
+        .collect();
+    found.reverse();
+    found
+}
+
+/// The initial user namespace maps every id to itself.
+fn maps_everything(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn number(path: &str) -> io::Result<u32> {
+    fs::read_to_string(path)?.trim().parse().map_err(io::Error::other)
+}
+
+/// Major and minor number of the kernel's release.
+fn release() -> (u32, u32) {
+    let uname = rustix::system::uname();
+    let text = uname.release().to_string_lossy();
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hierarchies_are_named_as_their_directories() {
+        let found = hierarchies("12:cpu,cpuacct:/\n1:name=systemd:/init.scope\n0::/\n");
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].name.as_str(), &found[0].options[..]), ("systemd", &["name=systemd".to_owned()][..]));
+        assert_eq!(found[1].options, ["cpu", "cpuacct"]);
+    }
+
+    #[test]
+    fn only_the_initial_user_namespace_maps_everything() {
+        assert!(maps_everything("         0          0 4294967295\n"));
+        assert!(!maps_everything("         0     100000      65536\n"));
+    }
+}

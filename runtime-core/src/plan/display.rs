@@ -1,0 +1,342 @@
+//! A plan as text, for people and for golden files; a step as the first half of an error.
+
+use std::ffi::{CStr, CString};
+use std::fmt::{self, Display, Formatter};
+
+use super::{IdMaps, InitPlan, capabilities};
+use crate::step::{Attributes, Filesystem, MountSource, MountStep, Namespace, Propagation, Source, SourceIndex, Step};
+
+/// A step together with the plan that it belongs to, so that it can name what its sources are.
+#[derive(Debug, Clone, Copy)]
+pub struct Described<'a> {
+    sources: &'a [Source],
+    step: &'a Step,
+}
+
+impl InitPlan {
+    /// A step by its index, as text: what it does and to what. An error is this and an errno.
+    #[must_use]
+    pub fn describe(&self, index: usize) -> Option<Described<'_>> {
+        self.steps.get(index).map(|step| Described { sources: &self.sources, step })
+    }
+}
+
+impl Display for InitPlan {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for warning in &self.warnings {
+            writeln!(f, "warning: {warning}")?;
+        }
+        writeln!(f, "sources")?;
+        for (index, source) in self.sources.iter().enumerate() {
+            writeln!(f, "  {index:3}  {}", Named(source))?;
+        }
+        writeln!(f, "clone{}", flags(self.clone_flags))?;
+        if let Some(IdMaps { uid, gid }) = &self.maps {
+            writeln!(f, "uid_map {uid:?}\ngid_map {gid:?}")?;
+        }
+        if let Some(score) = self.oom_score_adj {
+            writeln!(f, "oom_score_adj {score}")?;
+        }
+        writeln!(f, "steps")?;
+        for (index, step) in self.steps.iter().enumerate() {
+            writeln!(f, "  {index:3}  {}", Described { sources: &self.sources, step })?;
+        }
+        writeln!(f, "program")?;
+        for candidate in &self.program.candidates {
+            writeln!(f, "  try  {}", text(candidate))?;
+        }
+        for arg in self.program.args.iter() {
+            writeln!(f, "  arg  {arg:?}")?;
+        }
+        for entry in self.program.env.iter() {
+            writeln!(f, "  env  {entry:?}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Display for Described<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self.step {
+            Step::Mount(mount) => self.mount(mount, f),
+            Step::AttachRootfs(source) => write!(f, "attach the root: {}", self.source(*source)),
+            Step::Join { source, kind, before_user } => {
+                let later = if *before_user { ", or later if it is the user namespace's" } else { "" };
+                write!(f, "join the {} namespace {}{later}", kind.name(), self.source(*source))
+            }
+            step => step.write(f),
+        }
+    }
+}
+
+impl Described<'_> {
+    fn source(&self, index: SourceIndex) -> String {
+        self.sources.get(index.0).map_or_else(|| format!("source {}", index.0), |source| Named(source).to_string())
+    }
+
+    fn mount(&self, mount: &MountStep, f: &mut Formatter<'_>) -> fmt::Result {
+        match &mount.source {
+            MountSource::Opened { source, slave_first } => {
+                write!(f, "mount {} on {}", self.source(*source), mount.target)?;
+                write!(f, "{}", if *slave_first { " as a slave" } else { "" })?;
+            }
+            MountSource::Filesystem { filesystem, inherit_mode } => {
+                write!(f, "mount {filesystem} on {}", mount.target)?;
+                write!(f, "{}", if *inherit_mode { " with its mode" } else { "" })?;
+            }
+        }
+        write!(f, "{}", change("", mount.attributes))?;
+        write!(f, "{}", change(" recursively", mount.recursive_attributes))?;
+        for propagation in &mount.propagation {
+            write!(f, ", {propagation}")?;
+        }
+        if let Some(slot) = mount.keep {
+            write!(f, ", kept in slot {}", slot.0)?;
+        }
+        for (set, text) in [(mount.no_symlinks, "no symlinks"), (mount.over_proc, "procfs allowed")] {
+            write!(f, "{}", if set { format!(", {text}") } else { String::new() })?;
+        }
+        Ok(())
+    }
+}
+
+/// A source as text.
+struct Named<'a>(&'a Source);
+
+impl Display for Named<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        self.0.write(f)
+    }
+}
+
+impl Source {
+    fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tree { path, recursive: false } => write!(f, "{}", text(path)),
+            Self::Tree { path, recursive: true } => write!(f, "{} (tree)", text(path)),
+            Self::Filesystem(filesystem) => filesystem.fmt(f),
+            Self::Namespace { path, kind } => write!(f, "{} ({})", text(path), kind.name()),
+            Self::Init => f.write_str("the container's init"),
+        }
+    }
+}
+
+impl Display for Filesystem {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", text(&self.fstype))?;
+        if self.source != self.fstype {
+            write!(f, " {}", text(&self.source))?;
+        }
+        let attributes = attributes(self.attributes);
+        let options = self.options.iter().map(|(key, value)| match value {
+            Some(value) => format!("{}={}", text(key), text(value)),
+            None => text(key),
+        });
+        let all: Vec<_> = attributes.into_iter().map(str::to_owned).chain(options).collect();
+        if all.is_empty() { Ok(()) } else { write!(f, " ({})", all.join(",")) }
+    }
+}
+
+impl Display for Propagation {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            libc::MS_PRIVATE => "private",
+            libc::MS_SHARED => "shared",
+            libc::MS_SLAVE => "slave",
+            libc::MS_UNBINDABLE => "unbindable",
+            _ => "of unknown propagation",
+        };
+        write!(f, "{}{kind}", if self.recursive { "r" } else { "" })
+    }
+}
+
+impl Step {
+    fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        if let Some(fixed) = fixed(self) {
+            return f.write_str(fixed);
+        }
+        match self {
+            Self::Mount(mount) => match &mount.source {
+                MountSource::Opened { source, .. } => write!(f, "mount source {} on {}", source.0, mount.target),
+                MountSource::Filesystem { filesystem, .. } => {
+                    write!(f, "mount {} on {}", text(&filesystem.fstype), mount.target)
+                }
+            },
+            Self::SessionKeyring(name) => write!(f, "create session keyring {}", text(name)),
+            Self::Rlimit { resource, soft, hard } => {
+                write!(f, "set {} to {}:{}", rlimit(*resource), limit(*soft), limit(*hard))
+            }
+            Self::Join { source, kind, .. } => write!(f, "join {} namespace (source {})", kind.name(), source.0),
+            Self::JoinInit { flags: joined, .. } => {
+                write!(f, "join the namespaces of the container's init:{}", flags(*joined))
+            }
+            Self::Unshare(unshared) => write!(f, "unshare{}", flags(*unshared)),
+            Self::RootPropagation(propagation) => write!(f, "make / {propagation}"),
+            Self::RootfsPropagation(propagation) => write!(f, "make the container's / {propagation}"),
+            Self::AttachRootfs(source) => write!(f, "attach the root (source {})", source.0),
+            Self::Device(_) | Self::Symlink { .. } => self.node(f),
+            Self::Readonly(slot) => write!(f, "make the mount in slot {} read-only", slot.0),
+            Self::Console { size, bind, uid } => {
+                let size =
+                    size.map_or_else(String::new, |(rows, columns)| format!(" of {rows} rows, {columns} columns"));
+                write!(f, "open a console{size} for uid {uid}{}", if *bind { " on /dev/console" } else { "" })
+            }
+            Self::ChownStdio { uid } => write!(f, "give stdio to uid {uid}"),
+            Self::Hostname(name) => write!(f, "sethostname {}", text(name)),
+            Self::Domainname(name) => write!(f, "setdomainname {}", text(name)),
+            Self::Sysctl { path, value } => write!(f, "write {value:?} to /proc/{}", text(path)),
+            Self::Mask { path, .. } => write!(f, "mask {path}"),
+            Self::ReadonlyPath(path) => write!(f, "make {path} read-only"),
+            Self::Umask(mask) => write!(f, "set umask {mask:04o}"),
+            Self::MakeCwd(path) => write!(f, "mkdir cwd {path}"),
+            Self::Chdir(path) => write!(f, "chdir to cwd ({:?}) set in config.json failed", text(path)),
+            Self::VerifyCwd(path) => write!(f, "verify that cwd ({:?}) is inside the container", text(path)),
+            Self::AppArmor(profile) => write!(f, "apply apparmor profile {}", text(profile)),
+            Self::SelinuxExec(label) => write!(f, "set exec label {}", text(label)),
+            Self::BoundingSet(mask) => write!(f, "limit the bounding set to {}", caps(*mask)),
+            Self::Ids { uid, gid, groups } => {
+                write!(f, "become uid {uid}, gid {gid}")?;
+                groups.as_ref().map_or(Ok(()), |groups| write!(f, ", groups {groups:?}"))
+            }
+            Self::Capabilities(sets) => {
+                let sets = [
+                    ("effective", sets.effective),
+                    ("permitted", sets.permitted),
+                    ("inheritable", sets.inheritable),
+                    ("ambient", sets.ambient),
+                ];
+                write!(f, "apply capabilities:")?;
+                sets.iter().try_for_each(|(name, mask)| write!(f, " {name} {};", caps(*mask)))
+            }
+            Self::Seccomp(filter) => {
+                write!(f, "load seccomp filter ({} instructions, flags {:#x})", filter.program.len(), filter.flags)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Step {
+    fn node(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Device(device) => {
+                let kind = match device.mode & libc::S_IFMT {
+                    libc::S_IFBLK => 'b',
+                    libc::S_IFIFO => 'p',
+                    _ => 'c',
+                };
+                let mode = device.mode & !libc::S_IFMT;
+                write!(f, "mknod {} {kind} {}:{} mode {mode:04o}", device.path, device.major, device.minor)?;
+                write!(f, " owner {}:{}", device.uid, device.gid)
+            }
+            Self::Symlink { target, path } => write!(f, "symlink {path} to {}", text(target)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The steps that have nothing to tell but themselves.
+fn fixed(step: &Step) -> Option<&'static str> {
+    Some(match step {
+        Step::JoinCgroup => "join the cgroup",
+        Step::UnshareUser => "create the user namespace",
+        Step::BecomeRoot => "become root of the user namespace",
+        Step::EnterPidNamespace => "enter the pid namespace",
+        Step::LoopbackUp => "bring lo up",
+        Step::OpenRoot => "open the container's root",
+        Step::OpenProcfs => "open a procfs of our own",
+        Step::PivotRoot { no_pivot: false } => "pivot_root",
+        Step::PivotRoot { no_pivot: true } => "move the root and chroot",
+        Step::ReadonlyRoot => "make the root read-only",
+        Step::Stdio => "set up stdio",
+        Step::ReopenNull => "reopen /dev/null in the container",
+        Step::NoNewPrivileges => "set no_new_privs",
+        Step::FindProgram => "find the program",
+        Step::Gate => "wait for start",
+        Step::ResetSignals => "reset signals",
+        Step::Exec => "exec",
+        _ => return None,
+    })
+}
+
+fn text(string: &CString) -> String {
+    let string: &CStr = string;
+    string.to_string_lossy().into_owned()
+}
+
+fn flags(flags: u64) -> String {
+    const KINDS: [Namespace; 7] = [
+        Namespace::Mount,
+        Namespace::Uts,
+        Namespace::Ipc,
+        Namespace::Network,
+        Namespace::Pid,
+        Namespace::Cgroup,
+        Namespace::User,
+    ];
+    KINDS.iter().filter(|kind| flags & kind.flag() != 0).map(|kind| format!(" {}", kind.name())).collect()
+}
+
+/// `MOUNT_ATTR_*` by the names of mount(8).
+fn attributes(mask: u64) -> Vec<&'static str> {
+    use rustix::mount::MountAttrFlags as Attr;
+    let single = [
+        (Attr::MOUNT_ATTR_RDONLY, "ro"),
+        (Attr::MOUNT_ATTR_NOSUID, "nosuid"),
+        (Attr::MOUNT_ATTR_NODEV, "nodev"),
+        (Attr::MOUNT_ATTR_NOEXEC, "noexec"),
+        (Attr::MOUNT_ATTR_NODIRATIME, "nodiratime"),
+        (Attr::MOUNT_ATTR_NOSYMFOLLOW, "nosymfollow"),
+    ];
+    let mut names: Vec<_> =
+        single.iter().filter(|(flag, _)| mask & u64::from(flag.bits()) != 0).map(|(_, name)| *name).collect();
+    let atime = mask & u64::from(Attr::MOUNT_ATTR__ATIME.bits());
+    if atime == u64::from(Attr::MOUNT_ATTR__ATIME.bits()) {
+        names.push("atime");
+    } else if atime & u64::from(Attr::MOUNT_ATTR_NOATIME.bits()) != 0 {
+        names.push("noatime");
+    } else if atime & u64::from(Attr::MOUNT_ATTR_STRICTATIME.bits()) != 0 {
+        names.push("strictatime");
+    }
+    names
+}
+
+fn change(how: &str, change: Attributes) -> String {
+    if change == Attributes::default() {
+        return String::new();
+    }
+    let set = attributes(change.set).into_iter().map(|name| format!(" +{name}"));
+    let clear = attributes(change.clear).into_iter().map(|name| format!(" -{name}"));
+    format!(",{how}{}", set.chain(clear).collect::<String>())
+}
+
+fn caps(mask: u64) -> String {
+    if mask == 0 { "none".to_owned() } else { capabilities::names(mask) }
+}
+
+fn limit(value: u64) -> String {
+    if value == u64::MAX { "unlimited".to_owned() } else { value.to_string() }
+}
+
+fn rlimit(resource: u32) -> String {
+    let name = match resource {
+        libc::RLIMIT_CPU => "CPU",
+        libc::RLIMIT_FSIZE => "FSIZE",
+        libc::RLIMIT_DATA => "DATA",
+        libc::RLIMIT_STACK => "STACK",
+        libc::RLIMIT_CORE => "CORE",
+        libc::RLIMIT_RSS => "RSS",
+        libc::RLIMIT_NPROC => "NPROC",
+        libc::RLIMIT_NOFILE => "NOFILE",
+        libc::RLIMIT_MEMLOCK => "MEMLOCK",
+        libc::RLIMIT_AS => "AS",
+        libc::RLIMIT_LOCKS => "LOCKS",
+        libc::RLIMIT_SIGPENDING => "SIGPENDING",
+        libc::RLIMIT_MSGQUEUE => "MSGQUEUE",
+        libc::RLIMIT_NICE => "NICE",
+        libc::RLIMIT_RTPRIO => "RTPRIO",
+        libc::RLIMIT_RTTIME => "RTTIME",
+        other => return format!("rlimit {other}"),
+    };
+    format!("RLIMIT_{name}")
+}

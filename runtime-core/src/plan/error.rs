@@ -1,0 +1,96 @@
+//! Why a spec cannot become a plan. Every text names the field first.
+
+use crate::step::SLOTS;
+
+/// What is wrong with a spec, or with what it asks of this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A field that must be there is not, or is empty.
+    #[error("{field} must not be empty")]
+    Missing {
+        /// As in config.json: `process.cwd`.
+        field: String,
+    },
+    /// A value that can never be right.
+    #[error("{field} {value:?}: {reason}")]
+    Invalid {
+        /// As in config.json.
+        field: String,
+        /// The value.
+        value: String,
+        /// What it should have been.
+        reason: &'static str,
+    },
+    /// The field contradicts another one.
+    #[error("{field}: {reason}")]
+    Conflict {
+        /// As in config.json.
+        field: String,
+        /// What it contradicts.
+        reason: &'static str,
+    },
+    /// OCI has it, Berth does not.
+    #[error("{field} is not supported")]
+    Unsupported {
+        /// As in config.json.
+        field: String,
+    },
+    /// The spec asks for a security module that this kernel does not have.
+    #[error("{field} {value:?}: {lsm} is disabled or not supported by this kernel")]
+    NoSecurityModule {
+        /// As in config.json.
+        field: String,
+        /// The label or profile.
+        value: String,
+        /// `AppArmor` or `SELinux`.
+        lsm: &'static str,
+    },
+    /// A string for the kernel holds a NUL.
+    #[error("{field} {value:?} contains a null byte")]
+    Nul {
+        /// As in config.json.
+        field: String,
+        /// The string.
+        value: String,
+    },
+    /// More mounts than slots are to be made read-only at the end.
+    #[error("mounts: more than {SLOTS} read-only tmpfs, cgroup and /dev mounts")]
+    TooManyReadonly,
+}
+
+/// What a caller has to know of an [`Error`] to answer its own caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The spec is wrong.
+    Invalid,
+    /// The spec may be right, but this runtime or this kernel does not do it.
+    Unsupported,
+}
+
+impl Error {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Missing { .. } | Self::Invalid { .. } | Self::Conflict { .. } | Self::Nul { .. } => Fault::Invalid,
+            Self::Unsupported { .. } | Self::NoSecurityModule { .. } | Self::TooManyReadonly => Fault::Unsupported,
+        }
+    }
+
+    pub(super) fn missing(field: impl Into<String>) -> Self {
+        Self::Missing { field: field.into() }
+    }
+
+    pub(super) fn invalid(field: impl Into<String>, value: impl Into<String>, reason: &'static str) -> Self {
+        Self::Invalid { field: field.into(), value: value.into(), reason }
+    }
+
+    pub(super) fn conflict(field: impl Into<String>, reason: &'static str) -> Self {
+        Self::Conflict { field: field.into(), reason }
+    }
+
+    pub(super) fn unsupported(field: impl Into<String>) -> Self {
+        Self::Unsupported { field: field.into() }
+    }
+}

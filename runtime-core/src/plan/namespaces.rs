@@ -1,0 +1,169 @@
+//! Which namespaces are new, which are joined, and whether the rest of the spec agrees with that.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+
+use super::draft::{Draft, c_string, text};
+use super::{Error, IdMaps};
+use crate::step::{Namespace, Source, Step};
+
+/// The namespaces that a container does not share with the host: new (`None`), or joined by path.
+#[derive(Debug)]
+pub(super) struct Namespaces(BTreeMap<Namespace, Option<CString>>);
+
+impl Namespaces {
+    /// Reads `linux.namespaces`.
+    pub fn parse(linux: &Linux) -> Result<Self, Error> {
+        let mut found = BTreeMap::new();
+        for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
+            let field = format!("linux.namespaces[{index}]");
+            let kind = kind(namespace.typ()).ok_or_else(|| Error::unsupported(format!("{field} (time)")))?;
+            let path = match namespace.path().as_deref().map(text) {
+                None | Some("") => None,
+                Some(path) if path.starts_with('/') => Some(c_string(&field, path)?),
+                Some(path) => return Err(Error::invalid(field + ".path", path, "must be an absolute path")),
+            };
+            if found.insert(kind, path).is_some() {
+                return Err(Error::invalid(field, namespace.typ().to_string(), "duplicated namespace"));
+            }
+        }
+        Ok(Self(found))
+    }
+
+    /// Not the host's.
+    pub fn own(&self, kind: Namespace) -> bool {
+        self.0.contains_key(&kind)
+    }
+
+    pub fn new(&self, kind: Namespace) -> bool {
+        matches!(self.0.get(&kind), Some(None))
+    }
+
+    pub fn joined(&self, kind: Namespace) -> Option<&CString> {
+        self.0.get(&kind)?.as_ref()
+    }
+
+    /// `CLONE_NEW*` of all that are not the host's: what an exec has to join.
+    pub fn flags(&self) -> u64 {
+        self.0.keys().fold(0, |flags, kind| flags | kind.flag())
+    }
+
+    fn new_flags(&self) -> u64 {
+        self.0.iter().filter(|(_, path)| path.is_none()).fold(0, |flags, (kind, _)| flags | kind.flag())
+    }
+
+    /// What clone3 makes. A cgroup namespace is rooted where its maker is, so it has to wait for the cgroup; with a
+    /// user namespace everything has to wait for that, to be owned by it.
+    pub fn clone_flags(&self) -> u64 {
+        if self.own(Namespace::User) { 0 } else { self.new_flags() & !Namespace::Cgroup.flag() }
+    }
+
+    /// Joins and makes all of them but the pid namespace's second half.
+    pub fn enter(&self, draft: &mut Draft) {
+        let user = self.own(Namespace::User);
+        let joins: Vec<_> = self
+            .0
+            .iter()
+            .filter(|(kind, _)| !matches!(kind, Namespace::User | Namespace::Mount))
+            .filter_map(|(kind, path)| path.clone().map(|path| (*kind, path)))
+            .map(|(kind, path)| (kind, draft.source(Source::Namespace { path, kind })))
+            .collect();
+        for (kind, source) in &joins {
+            draft.step(Step::Join { source: *source, kind: *kind, before_user: user });
+        }
+        if user {
+            self.enter_user(draft);
+            for (kind, source) in &joins {
+                draft.step(Step::Join { source: *source, kind: *kind, before_user: false });
+            }
+        }
+        if let Some(path) = self.joined(Namespace::Mount) {
+            let source = draft.source(Source::Namespace { path: path.clone(), kind: Namespace::Mount });
+            draft.step(Step::Join { source, kind: Namespace::Mount, before_user: false });
+        }
+        let unshared = self.new_flags() & !self.clone_flags() & !Namespace::User.flag();
+        if unshared != 0 {
+            draft.step(Step::Unshare(unshared));
+        }
+    }
+
+    fn enter_user(&self, draft: &mut Draft) {
+        match self.joined(Namespace::User) {
+            None => draft.step(Step::UnshareUser),
+            Some(path) => {
+                let source = draft.source(Source::Namespace { path: path.clone(), kind: Namespace::User });
+                draft.step(Step::Join { source, kind: Namespace::User, before_user: false });
+                draft.step(Step::BecomeRoot);
+            }
+        }
+    }
+
+    /// Refuses what cannot be meant, in the words of runc's validator.
+    pub fn validate(&self, spec: &Spec, linux: &Linux) -> Result<(), Error> {
+        if !self.own(Namespace::Mount) {
+            return Err(Error::unsupported("linux.namespaces: a container without a mount namespace"));
+        }
+        if !self.own(Namespace::Uts) {
+            if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) {
+                return Err(Error::conflict("hostname", "unable to set hostname without a private UTS namespace"));
+            }
+            if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) {
+                return Err(Error::conflict("domainname", "unable to set domainname without a private UTS namespace"));
+            }
+        }
+        let mapped = |maps: &Option<Vec<LinuxIdMapping>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
+        let (uid, gid) = (mapped(linux.uid_mappings()), mapped(linux.gid_mappings()));
+        if (uid || gid) && !self.own(Namespace::User) {
+            let field = if uid { "linux.uidMappings" } else { "linux.gidMappings" };
+            return Err(Error::conflict(
+                field,
+                "user namespace mappings specified, but user namespace isn't enabled in the config",
+            ));
+        }
+        if self.new(Namespace::User) && !(uid && gid) {
+            let field = if uid { "linux.gidMappings" } else { "linux.uidMappings" };
+            return Err(Error::conflict(field, "a new user namespace needs both uid and gid mappings"));
+        }
+        Ok(())
+    }
+}
+
+fn kind(typ: LinuxNamespaceType) -> Option<Namespace> {
+    Some(match typ {
+        LinuxNamespaceType::Mount => Namespace::Mount,
+        LinuxNamespaceType::Uts => Namespace::Uts,
+        LinuxNamespaceType::Ipc => Namespace::Ipc,
+        LinuxNamespaceType::Network => Namespace::Network,
+        LinuxNamespaceType::Pid => Namespace::Pid,
+        LinuxNamespaceType::Cgroup => Namespace::Cgroup,
+        LinuxNamespaceType::User => Namespace::User,
+        LinuxNamespaceType::Time => return None,
+    })
+}
+
+/// The texts of `uid_map` and `gid_map` for a new user namespace.
+pub(super) fn id_maps(linux: &Linux) -> Result<IdMaps, Error> {
+    Ok(IdMaps {
+        uid: id_map("linux.uidMappings", linux.uid_mappings())?,
+        gid: id_map("linux.gidMappings", linux.gid_mappings())?,
+    })
+}
+
+fn id_map(field: &str, maps: &Option<Vec<LinuxIdMapping>>) -> Result<CString, Error> {
+    let mut lines = String::new();
+    for map in maps.iter().flatten() {
+        if map.size() == 0 {
+            return Err(Error::invalid(field, format!("{map:?}"), "size must not be 0"));
+        }
+        lines.push_str(&format!("{} {} {}\n", map.container_id(), map.host_id(), map.size()));
+    }
+    c_string(field, &lines)
+}
+
+/// Whether an id of the container stands for anybody; everybody does where there are no maps.
+pub(super) fn is_mapped(maps: &Option<Vec<LinuxIdMapping>>, id: u32) -> bool {
+    let mut maps = maps.iter().flatten().peekable();
+    maps.peek().is_none() || maps.any(|map| id.checked_sub(map.container_id()).is_some_and(|n| n < map.size()))
+}

@@ -1,0 +1,66 @@
+//! config.json, read and parsed.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Capability, Process, Spec};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// Why there is no spec.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("read {}", path.display())]
+    Read {
+        /// `<bundle>/config.json`.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not JSON, or not a spec.
+    #[error("parse {}", path.display())]
+    Parse {
+        /// `<bundle>/config.json`.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Reads `<bundle>/config.json`.
+pub fn load(bundle: &Path) -> Result<Spec, Error> {
+    let path = bundle.join("config.json");
+    match fs::read(&path) {
+        Ok(json) => parse(&json).map_err(|source| Error::Parse { path, source }),
+        Err(source) => Err(Error::Read { path, source }),
+    }
+}
+
+/// A spec from JSON. Names of capabilities that nobody knows are left out: OCI wants a warning at most.
+pub fn parse(json: &[u8]) -> Result<Spec, serde_json::Error> {
+    lenient(json, "/process/capabilities")
+}
+
+/// The process of an exec from JSON, likewise.
+pub fn parse_process(json: &[u8]) -> Result<Process, serde_json::Error> {
+    lenient(json, "/capabilities")
+}
+
+fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_slice(json).or_else(|error| {
+        let mut value: Value = serde_json::from_slice(json)?;
+        let sets = value.pointer_mut(capabilities).and_then(Value::as_object_mut);
+        let mut dropped = false;
+        for names in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
+            let before = names.len();
+            names.retain(|name| !name.is_string() || Capability::deserialize(&*name).is_ok());
+            dropped |= names.len() != before;
+        }
+        if dropped { serde_json::from_value(value) } else { Err(error) }
+    })
+}
