@@ -10,9 +10,11 @@ mod dir;
 mod error;
 mod layout;
 mod made;
+mod oom;
 mod path;
 mod processes;
 mod resources;
+pub mod stats;
 mod sys;
 mod v1;
 mod v2;
@@ -23,7 +25,9 @@ use oci_spec::runtime::LinuxResources;
 use rustix::process::{Pid, Signal};
 
 pub use error::Error;
+pub use oom::OomWatch;
 pub use path::CgroupPath;
+pub use stats::Stats;
 
 use layout::Layout;
 
@@ -123,6 +127,22 @@ impl Cgroup {
         match &self.groups {
             Groups::V1(groups) => groups.pids(),
             Groups::V2(group) => group.pids(),
+        }
+    }
+
+    /// What it used so far. [`Error::Read`] if it is gone.
+    pub fn stats(&self) -> Result<Stats, Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.stats().map(|metrics| Stats::V1(Box::new(metrics))),
+            Groups::V2(group) => group.stats().map(|metrics| Stats::V2(Box::new(metrics))),
+        }
+    }
+
+    /// Watches for OOM kills from now on; `None` if nobody counts memory here.
+    pub fn watch_oom(&self) -> Result<Option<OomWatch>, Error> {
+        match &self.groups {
+            Groups::V1(groups) => groups.dir("memory").map(OomWatch::v1).transpose(),
+            Groups::V2(group) => group.watch_oom(),
         }
     }
 

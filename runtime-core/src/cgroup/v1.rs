@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal};
 use super::dir::{Dir, existing};
 use super::layout::{Controller, Hierarchy};
 use super::made::Made;
-use super::{CgroupPath, Error, devices, processes, resources};
+use super::{CgroupPath, Error, devices, processes, resources, stats};
 
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
 
@@ -152,6 +152,10 @@ impl Groups {
             Some(Err(source)) => result.and(Err(state_error("THAWED", source))),
             _ => result,
         }
+    }
+
+    pub(super) fn stats(&self) -> Result<stats::v1::Metrics, Error> {
+        stats::v1::read(|controller| self.dir(controller))
     }
 
     pub(super) fn remove(&self) -> Result<(), Error> {

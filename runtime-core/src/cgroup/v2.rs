@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal};
 use super::dir::{Dir, existing};
 use super::made::Made;
 use super::resources::Setting;
-use super::{CgroupPath, Error, devices, processes, resources, sys};
+use super::{CgroupPath, Error, OomWatch, devices, processes, resources, stats, sys};
 
 /// How long a freeze may take: a task deep in the kernel stops when it leaves it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -178,6 +178,14 @@ impl Group {
         processes::kill_all(&self.dir, || {
             let _ = self.set_frozen("1");
         })
+    }
+
+    pub(super) fn stats(&self) -> Result<stats::v2::Metrics, Error> {
+        stats::v2::read(&self.dir)
+    }
+
+    pub(super) fn watch_oom(&self) -> Result<Option<OomWatch>, Error> {
+        self.dir.has("memory.events").then(|| OomWatch::v2(&self.dir)).transpose()
     }
 
     pub(super) fn remove(&self) -> Result<(), Error> {

@@ -1,17 +1,16 @@
 //! On the real v1 hierarchies of this host, in cgroups of their own.
 
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libtest_mimic::{Failed, Trial};
 use oci_spec::runtime::LinuxResources;
-use runtime_core::cgroup::{Attachment, Cgroup, CgroupPath, Error};
+use runtime_core::cgroup::{Cgroup, CgroupPath, Error, Stats};
 use rustix::process::Signal;
 
-use super::{Check, trial};
+use super::inmate::Inmate;
+use super::{Check, readable, trial};
 
 /// A cgroup that is gone when the test is over, with what lives in it.
 struct Scratch {
@@ -62,49 +61,6 @@ fn controllers() -> Vec<String> {
     names.filter(|name| name != "unified").collect()
 }
 
-/// A process in the cgroup, killed and reaped at the end.
-struct Inmate(Child);
-
-impl Inmate {
-    /// Runs `script`, which by its first commands goes where a container's init goes: `0` into each
-    /// `tasks`, through descriptors that were opened before.
-    fn run(cgroup: &Cgroup, script: &str) -> Inmate {
-        let Attachment::Tasks(tasks) = cgroup.attachment().unwrap() else { panic!("not v1") };
-        // A shell cannot see close-on-exec descriptors: it finds them through ours.
-        let us = std::process::id();
-        let enter: String =
-            tasks.iter().map(|fd| format!("echo 0 > /proc/{us}/fd/{} || exit 9\n", fd.as_raw_fd())).collect();
-        let mut command = Command::new("/bin/sh");
-        command.arg("-c").arg(enter + "echo in\n" + script).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = [0; 3];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
-        Inmate(child)
-    }
-
-    fn pid(&self) -> i32 {
-        self.0.id() as i32
-    }
-
-    fn ended(&mut self) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if self.0.try_wait().unwrap().is_some() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        false
-    }
-}
-
-impl Drop for Inmate {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 pub fn trials(check: Check) -> Vec<Trial> {
     vec![
         trial("v1_cgroup_is_made_in_every_hierarchy_and_removed_from_all", check, made_everywhere),
@@ -121,6 +77,9 @@ pub fn trials(check: Check) -> Vec<Trial> {
         trial("v1_kill_outruns_forks", check, kill_forks),
         trial("v1_remove_waits_for_the_killed_and_takes_children_along", check, remove_waits),
         trial("v1_remove_of_an_inhabited_cgroup_says_so", check, remove_busy),
+        trial("v1_statistics_are_read", check, statistics),
+        trial("v1_oom_kill_is_told_once", check, oom),
+        trial("v1_end_of_a_cgroup_is_no_oom", check, oom_end),
         trial("v1_open_finds_what_is_left_of_a_cgroup", check, open_partial),
     ]
 }
@@ -277,14 +236,10 @@ fn frozen() -> Result<(), Failed> {
     let mut inmate = Inmate::run(&cgroup, "while :; do :; done");
     cgroup.freeze()?;
     cgroup.freeze()?;
-    let ticks = |pid: i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        stat.split_whitespace().nth(13).unwrap().to_owned()
-    };
-    let before = ticks(inmate.pid());
+    let before = inmate.ticks();
     cgroup.signal_all(Signal::TERM)?;
     std::thread::sleep(Duration::from_millis(100));
-    assert_eq!(before, ticks(inmate.pid()));
+    assert_eq!(before, inmate.ticks());
     assert!(inmate.0.try_wait()?.is_none());
     cgroup.thaw()?;
     assert!(inmate.ended());
@@ -341,5 +296,48 @@ fn open_partial() -> Result<(), Failed> {
     let found = Cgroup::open(&path)?.ok_or("nothing found")?;
     found.remove()?;
     assert!(!scratch.dir("devices").exists());
+    Ok(())
+}
+
+fn statistics() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create(r#"{"memory":{"limit":67108864},"pids":{"limit":50},"cpu":{"quota":10000}}"#)?;
+    let _inmate = Inmate::run(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 100");
+    std::thread::sleep(Duration::from_millis(300));
+    let Stats::V1(stats) = cgroup.stats()? else { return Err("not v1".into()) };
+    let pids = stats.pids.ok_or("no pids")?;
+    assert_eq!((pids.current, pids.limit), (1, 50));
+    let memory = stats.memory.ok_or("no memory")?;
+    assert_eq!(memory.usage.limit, 67_108_864);
+    assert!(memory.usage.usage > 0 && memory.usage.max >= memory.usage.usage);
+    assert_eq!(memory.hierarchical_memory_limit, 67_108_864);
+    assert!(memory.total_pg_fault > 0);
+    assert!(stats.cpu.usage.total > 0);
+    assert_eq!(stats.cpu.usage.per_cpu.iter().sum::<u64>(), stats.cpu.usage.total);
+    assert!(stats.cpu.throttling.periods > 0 && stats.cpu.throttling.throttled_time > 0);
+    assert_eq!(stats.memory_oom_control.ok_or("no oom control")?.oom_kill, 0);
+    Ok(())
+}
+
+fn oom() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)?;
+    let mut watch = cgroup.watch_oom()?.ok_or("no watch")?;
+    assert!(!watch.triggered());
+    let mut inmate = Inmate::run(&cgroup, "exec tail /dev/zero");
+    assert!(readable(&watch, Duration::from_secs(5)));
+    assert!(watch.triggered());
+    assert!(inmate.ended());
+    assert!(!watch.triggered());
+    Ok(())
+}
+
+fn oom_end() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let mut watch = cgroup.watch_oom()?.ok_or("no watch")?;
+    cgroup.remove()?;
+    assert!(readable(&watch, Duration::from_secs(5)));
+    assert!(!watch.triggered());
     Ok(())
 }
