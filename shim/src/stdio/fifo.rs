@@ -1,0 +1,125 @@
+//! Opening what the client named: fifos, without ever blocking the reactor, and files.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::io::Errno;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::Error;
+
+/// How long a client may take to open its end of an output fifo.
+pub const RENDEZVOUS: Duration = Duration::from_secs(30);
+
+fn open_error(path: &Path, source: Errno) -> Error {
+    Error::Open { path: path.to_owned(), source: source.into() }
+}
+
+/// The file type of an open descriptor.
+pub fn file_type(fd: &OwnedFd) -> Result<FileType, Errno> {
+    Ok(FileType::from_raw_mode(fstat(fd)?.st_mode))
+}
+
+/// Opens an output. A fifo waits for its reader, up to `patience`, as the client opens it at its leisure and would lose
+/// a short process's output otherwise. Then one O_RDWR descriptor is both our writer and the reader that keeps the
+/// fifo alive while no client has it open: nothing is lost and nobody gets EPIPE while containerd restarts.
+pub async fn output(path: &Path, patience: Duration) -> Result<OwnedFd, Error> {
+    let nonblocking = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    // O_APPEND is for regular files and means nothing to a fifo.
+    let writer = match open(path, OFlags::WRONLY | OFlags::APPEND | nonblocking, Mode::empty()) {
+        Ok(writer) => writer,
+        Err(Errno::NXIO) => wait_for_reader(path, patience).await?,
+        Err(source) => return Err(open_error(path, source)),
+    };
+    match file_type(&writer).map_err(|source| open_error(path, source))? {
+        FileType::Fifo => reopen(&writer, OFlags::RDWR | nonblocking).map_err(|source| open_error(path, source)),
+        _ => Ok(writer),
+    }
+}
+
+/// Opens what `fd` refers to once more, whatever became of its name.
+fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
+    open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())
+}
+
+/// Opens a fifo for writing on a thread that blocks until it has a reader.
+async fn wait_for_reader(path: &Path, patience: Duration) -> Result<OwnedFd, Error> {
+    let anchor = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| open_error(path, e))?;
+    if file_type(&anchor).map_err(|e| open_error(path, e))? != FileType::Fifo {
+        return Err(open_error(path, Errno::NXIO)); // a socket, say
+    }
+    let thread_anchor = anchor.try_clone().map_err(|source| Error::Open { path: path.to_owned(), source })?;
+    let thread = spawn_blocking(move || reopen(&thread_anchor, OFlags::WRONLY | OFlags::CLOEXEC));
+    let mut opening = Opening { anchor: Some(anchor), thread: Some(thread) };
+    let Some(thread) = opening.thread.as_mut() else { return Err(open_error(path, Errno::NXIO)) };
+    match tokio::time::timeout(patience, thread).await {
+        Ok(opened) => {
+            opening.thread = None;
+            opened.unwrap_or(Err(Errno::CANCELED)).map_err(|source| open_error(path, source))
+        }
+        Err(_) => Err(Error::NoReader { path: path.to_owned() }),
+    }
+}
+
+/// A thread that waits in open(2) for a reader. Dropped before that came, it is let go by opening the other end.
+struct Opening {
+    anchor: Option<OwnedFd>,
+    thread: Option<JoinHandle<Result<OwnedFd, Errno>>>,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let (Some(thread), Some(anchor)) = (self.thread.take(), self.anchor.take()) else { return };
+        // Held until the thread is through: it may not have reached its open(2) yet.
+        let other_end = reopen(&anchor, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC);
+        tokio::spawn(async move {
+            let _ = thread.await;
+            drop(other_end);
+        });
+    }
+}
+
+/// Both ends of a stdin fifo: what we read, and a writer of ours that keeps it from ending when a client detaches.
+pub struct Input {
+    pub reader: OwnedFd,
+    /// None where the path is no fifo.
+    pub writer: Option<OwnedFd>,
+}
+
+/// Opens an input without waiting for anybody.
+pub fn input(path: &Path) -> Result<Input, Error> {
+    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let open_input = || {
+        let reader = open(path, OFlags::RDONLY | flags, Mode::empty())?;
+        let writer = match file_type(&reader)? {
+            FileType::Fifo => Some(reopen(&reader, OFlags::WRONLY | flags)?),
+            _ => None,
+        };
+        Ok(Input { reader, writer })
+    };
+    open_input().map_err(|source| open_error(path, source))
+}
+
+/// Creates a log file and the directories above it, as `file://` asks.
+pub fn create_file(path: &Path) -> Result<(), Error> {
+    if let Some(parent) = path.parent() {
+        use std::os::unix::fs::DirBuilderExt;
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(parent);
+        made.map_err(|source| Error::CreateDirectory { path: parent.to_owned(), source })?;
+    }
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    match open(path, flags, Mode::from_raw_mode(0o644)) {
+        Ok(_) | Err(Errno::NXIO) => Ok(()), // NXIO: a fifo that has no reader yet
+        Err(source) => Err(open_error(path, source)),
+    }
+}
+
+/// /dev/null, for a stream that nobody wants.
+pub fn null() -> Result<OwnedFd, Error> {
+    let path = Path::new("/dev/null");
+    let file = File::options().read(true).write(true).open(path);
+    file.map(OwnedFd::from).map_err(|source| Error::Open { path: path.to_owned(), source })
+}
