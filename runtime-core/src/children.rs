@@ -71,6 +71,12 @@ impl Child {
         self.wait_with(WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
     }
 
+    /// Ends the process and takes its status: nobody will ask for it.
+    pub(crate) fn discard(&self, children: &Children) {
+        self.kill();
+        let _ = self.wait(children);
+    }
+
     /// Ends the process. One that is gone already cannot be ended.
     pub(crate) fn kill(&self) {
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, rustix::process::Signal::KILL);

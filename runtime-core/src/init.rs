@@ -37,6 +37,8 @@ pub(crate) struct Init<'a> {
     procfs: Option<OwnedFd>,
     /// An empty tmpfs that covers masked directories, once it is attached somewhere.
     empty: Option<OwnedFd>,
+    /// The host's `/dev/null` covers some masked file already.
+    null_attached: bool,
     slots: [Option<OwnedFd>; SLOTS],
     /// `CLONE_NEW*` flags of what was joined.
     joined: u64,
@@ -66,6 +68,7 @@ impl<'a> Init<'a> {
             root: None,
             procfs: None,
             empty: None,
+            null_attached: false,
             slots: [const { None }; SLOTS],
             joined: 0,
             candidate: 0,

@@ -3,6 +3,7 @@
 pub mod cgroup;
 mod channel;
 pub mod children;
+pub mod container;
 mod errno;
 pub mod host;
 mod init;

@@ -1,5 +1,7 @@
 //! What the parent opens for a plan before the clone.
 
+mod overlay;
+
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,6 +19,7 @@ pub(crate) fn open(sources: &[Source], init: Option<BorrowedFd<'_>>) -> Result<V
 fn open_one(source: &Source, init: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
     match source {
         Source::Tree { path, recursive } => open_tree(path, *recursive),
+        Source::Filesystem(filesystem) if overlay::is_long(filesystem) => overlay::make(filesystem),
         Source::Filesystem(filesystem) => make_filesystem(filesystem),
         Source::Namespace { path, kind } => open_namespace(path, *kind),
         Source::Init => fcntl_dupfd_cloexec(init.ok_or(Errno::SRCH)?, 3),

@@ -173,8 +173,7 @@ impl Talk<'_> {
     /// Nothing of a failed spawn stays, not even a zombie.
     fn end(self, outcome: Result<Outcome, Error>) -> Result<(Child, Option<Gated>), Error> {
         if outcome.is_err() {
-            self.child.kill();
-            let _ = self.child.wait(self.children);
+            self.child.discard(self.children);
         }
         if let Some(first) = &self.first {
             let _ = first.wait(self.children);
@@ -207,7 +206,7 @@ fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
             Error::Program(format!("{program:?}: stat {program}: {}", text(errno)))
         }
         Some(Step::FindProgram | Step::Exec) => Error::Program(format!("{program:?}: {}", text(errno))),
-        step => Error::Step { step: step.map(ToString::to_string).unwrap_or_default(), source: errno },
+        _ => Error::Step { step: plan.describe(step).map(|step| step.to_string()).unwrap_or_default(), source: errno },
     }
 }
 
@@ -232,16 +231,4 @@ fn write_oom_score_adj(pid: Pid, value: i32) -> Result<(), Error> {
         return Ok(());
     }
     fs::write(&file, value.to_string()).map_err(error)
-}
-
-// Until the plan prints itself (founder `plan` removes these two).
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
-    }
-}
-impl std::fmt::Display for crate::step::Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{self:?}")
-    }
 }

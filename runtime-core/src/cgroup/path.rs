@@ -59,7 +59,7 @@ impl CgroupPath {
     }
 
     /// The same place, said so that it does not depend on who asks. Reads /proc/self/cgroup if needed.
-    pub(super) fn pinned(&self) -> Result<CgroupPath, Error> {
+    pub(crate) fn pinned(&self) -> Result<CgroupPath, Error> {
         let base = match &self.base {
             Base::Own => {
                 let own = std::fs::read_to_string("/proc/self/cgroup").map_err(Error::OwnCgroup)?;
@@ -72,7 +72,7 @@ impl CgroupPath {
 
     /// The path from the root of the hierarchy that `controllers` (its name in /proc/self/cgroup, any
     /// of them; empty for v2) belongs to.
-    pub(super) fn within(&self, controllers: &[&str]) -> Result<String, Error> {
+    pub(crate) fn within(&self, controllers: &[&str]) -> Result<String, Error> {
         let Base::Was(own) = &self.base else {
             return Ok(self.path.clone());
         };

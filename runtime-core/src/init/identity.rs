@@ -146,7 +146,11 @@ pub(super) fn capabilities(sets: &Capabilities) -> Result<(), Errno> {
     for number in 0..CAPABILITY_BITS {
         let bit = 1 << number;
         if sets.ambient & bit != 0 {
-            rustix::thread::configure_capability_in_ambient_set(set(bit), true)?;
+            // One that is not inheritable cannot be ambient; like runc, go on without it.
+            match rustix::thread::configure_capability_in_ambient_set(set(bit), true) {
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(errno) => return Err(errno),
+            }
         }
     }
     Ok(())

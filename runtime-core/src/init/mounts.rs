@@ -128,9 +128,14 @@ impl Init<'_> {
         };
         if !in_root::is_directory(target.as_fd())? {
             let null = self.source(null)?;
-            let copy = clone_mount(null)?;
-            change(copy.as_fd(), 0, Attributes::default(), libc::MS_PRIVATE)?;
-            return attach(copy.as_fd(), target.as_fd());
+            if self.null_attached {
+                return attach(clone_mount(null)?.as_fd(), target.as_fd());
+            }
+            change(null, 0, Attributes::default(), libc::MS_PRIVATE)?;
+            attach(null, target.as_fd())?;
+            // A detached mount of another namespace cannot be copied; one that is attached here can.
+            self.null_attached = true;
+            return Ok(());
         }
         match &self.empty {
             Some(empty) => attach(clone_mount(empty.as_fd())?.as_fd(), target.as_fd()),

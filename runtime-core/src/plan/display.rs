@@ -28,7 +28,7 @@ impl Display for InitPlan {
         }
         writeln!(f, "sources")?;
         for (index, source) in self.sources.iter().enumerate() {
-            writeln!(f, "  {index:3}  {}", Named(source))?;
+            writeln!(f, "  {index:3}  {}", source)?;
         }
         writeln!(f, "clone{}", flags(self.clone_flags))?;
         if let Some(IdMaps { uid, gid }) = &self.maps {
@@ -71,7 +71,7 @@ impl Display for Described<'_> {
 
 impl Described<'_> {
     fn source(&self, index: SourceIndex) -> String {
-        self.sources.get(index.0).map_or_else(|| format!("source {}", index.0), |source| Named(source).to_string())
+        self.sources.get(index.0).map_or_else(|| format!("source {}", index.0), ToString::to_string)
     }
 
     fn mount(&self, mount: &MountStep, f: &mut Formatter<'_>) -> fmt::Result {
@@ -100,17 +100,8 @@ impl Described<'_> {
     }
 }
 
-/// A source as text.
-struct Named<'a>(&'a Source);
-
-impl Display for Named<'_> {
+impl Display for Source {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        self.0.write(f)
-    }
-}
-
-impl Source {
-    fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tree { path, recursive: false } => write!(f, "{}", text(path)),
             Self::Tree { path, recursive: true } => write!(f, "{} (tree)", text(path)),

@@ -172,3 +172,11 @@ pub(crate) fn cwd_is_reachable() -> Result<bool, Errno> {
     check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
     Ok(path[0] == b'/')
 }
+
+/// pidfd_send_signal(2), of any number: real-time signals have no names.
+pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    let info = std::ptr::null_mut::<libc::siginfo_t>();
+    // SAFETY: no siginfo is given; the kernel makes one as kill(2) would.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) })?;
+    Ok(())
+}
