@@ -4,6 +4,8 @@
 //! Needs root, and what `tests/setup` fetches. A scenario that this host cannot run is ignored, with the reason.
 
 mod pods;
+mod pods_exec;
+mod pods_stop;
 mod run;
 
 use anyhow::{Error, Result, bail};
@@ -47,7 +49,12 @@ pub fn skip(reason: impl Into<String>) -> Result<()> {
 }
 
 fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
-    vec![("run", run::scenarios()), ("pods", pods::scenarios())]
+    vec![
+        ("run", run::scenarios()),
+        ("pods", pods::scenarios()),
+        ("pods_exec", pods_exec::scenarios()),
+        ("pods_stop", pods_stop::scenarios()),
+    ]
 }
 
 /// The daemons that the scenarios share, one per version and one more with CRI, started when first needed.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::v1::ContainerState;
 use super::{Container, Cri, Pod, PodCgroup, daemon, logs};
 use crate::command::poll;
 use crate::containerd::IMAGE;
@@ -105,6 +106,16 @@ impl Kubelet<'_> {
         let id = self.create(sandbox, pod, container)?;
         self.cri.start(&id)?;
         Ok(id)
+    }
+
+    /// Runs a container to its end; what it logged on both streams and its exit code.
+    pub fn told(&self, sandbox: &str, pod: &Pod, container: &Container) -> Result<String> {
+        let id = self.start(sandbox, pod, container)?;
+        let ended = self.cri.wait_for(&id, ContainerState::ContainerExited)?;
+        let name = container.config.metadata.clone().unwrap_or_default().name;
+        let lines = self.log(&name)?;
+        let text: String = ["stdout", "stderr"].iter().map(|stream| logs::text(&lines, stream)).collect();
+        Ok(format!("{text}{} {}", ended.exit_code, ended.reason))
     }
 
     /// A pod on the host's network with one sleeping container; their ids.
