@@ -161,13 +161,12 @@ impl Rules {
         Ok(())
     }
 
-    /// The v1 writes, as (file, line): first the default, which drops all that was inherited.
-    pub(super) fn v1(&self) -> Vec<(&'static str, String)> {
+    /// The v1 writes: each file with its lines. First the default, which drops all that was inherited.
+    pub(super) fn v1(&self) -> [(&'static str, Vec<String>); 2] {
         const FILES: [&str; 2] = ["devices.deny", "devices.allow"];
-        let default = (FILES[usize::from(self.allowed)], "a".to_owned());
-        let other = FILES[usize::from(!self.allowed)];
-        let exceptions = self.exceptions.iter().map(|(devices, access)| (other, line(devices, *access)));
-        std::iter::once(default).chain(exceptions).collect()
+        let default = (FILES[usize::from(self.allowed)], vec!["a".to_owned()]);
+        let exceptions = self.exceptions.iter().map(|(devices, access)| line(devices, *access));
+        [default, (FILES[usize::from(!self.allowed)], exceptions.collect())]
     }
 }
 
@@ -191,11 +190,12 @@ mod tests {
 
     #[test]
     fn without_rules_only_the_defaults_are_allowed() {
-        let lines = rules(None).unwrap().v1();
-        assert_eq!(lines[0], ("devices.deny", "a".to_owned()));
-        assert_eq!(lines[1], ("devices.allow", "c *:* m".to_owned()));
-        assert_eq!(lines[9], ("devices.allow", "c 136:* rwm".to_owned()));
-        assert_eq!(lines.len(), 12);
+        let [default, (file, lines)] = rules(None).unwrap().v1();
+        assert_eq!(default, ("devices.deny", vec!["a".to_owned()]));
+        assert_eq!(file, "devices.allow");
+        assert_eq!(lines[0], "c *:* m");
+        assert_eq!(lines[8], "c 136:* rwm");
+        assert_eq!(lines.len(), 11);
     }
 
     #[test]
@@ -206,17 +206,16 @@ mod tests {
                 {"allow":true,"type":"b","major":8,"access":"rm"},
                 {"allow":true,"type":"c","major":1,"minor":3,"access":"rw"}]"#,
         );
-        let lines = rules.unwrap().v1();
-        assert_eq!(lines[0].1, "a");
-        assert_eq!(lines[1].1, "b 8:* rm");
-        assert_eq!(lines[2].1, "c 1:3 rwm");
-        assert_eq!(lines.len(), 13);
+        let [_, (_, lines)] = rules.unwrap().v1();
+        assert_eq!(lines[0], "b 8:* rm");
+        assert_eq!(lines[1], "c 1:3 rwm");
+        assert_eq!(lines.len(), 12);
     }
 
     #[test]
     fn privileged_container_is_one_write() {
         let rules = parse(r#"[{"allow":true,"access":"rwm"}]"#).unwrap();
-        assert_eq!(rules.v1(), [("devices.allow", "a".to_owned())]);
+        assert_eq!(rules.v1(), [("devices.allow", vec!["a".to_owned()]), ("devices.deny", Vec::new())]);
     }
 
     #[test]
@@ -225,7 +224,7 @@ mod tests {
             r#"[{"allow":true,"access":"rwm"},
                 {"allow":false,"type":"b","major":8,"minor":0,"access":"w"}]"#,
         );
-        let expected = [("devices.allow", "a".to_owned()), ("devices.deny", "b 8:0 w".to_owned())];
+        let expected = [("devices.allow", vec!["a".to_owned()]), ("devices.deny", vec!["b 8:0 w".to_owned()])];
         assert_eq!(rules.unwrap().v1(), expected);
     }
 

@@ -61,6 +61,17 @@ impl Dir {
         rustix::io::retry_on_intr(|| rustix::io::write(&file, value.as_bytes())).map(drop)
     }
 
+    /// Writes `lines` to the file `name`, each by a write(2) of its own; an error says which one.
+    pub(super) fn write_lines<'a>(&self, name: &str, lines: &'a [String]) -> Result<(), (&'a str, Errno)> {
+        let Some(first) = lines.first() else { return Ok(()) };
+        let file = self.open(name, OFlags::WRONLY).map_err(|errno| (first.as_str(), errno))?;
+        for line in lines {
+            rustix::io::retry_on_intr(|| rustix::io::write(&file, line.as_bytes()))
+                .map_err(|errno| (line.as_str(), errno))?;
+        }
+        Ok(())
+    }
+
     /// The whole of the file `name`.
     pub(super) fn read(&self, name: &str) -> Result<String, Errno> {
         let file = self.open(name, OFlags::RDONLY)?;

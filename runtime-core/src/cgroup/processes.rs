@@ -54,10 +54,12 @@ fn send(pid: Pid, signal: Signal) -> Result<(), Error> {
     }
 }
 
-/// Removes the cgroup `dir`, called `name`, with all below it. Processes that were killed are
-/// waited for; one that lives on is [`Error::Busy`].
-pub(super) fn remove(dir: &Dir, name: &str) -> Result<(), Error> {
-    remove_until(dir, name, Instant::now() + PATIENCE)
+/// Removes the cgroup `name`, which is `dirs`, with all below it. Processes that were killed are
+/// waited for; one that lives on is [`Error::Busy`]. One hierarchy's failure keeps no other.
+pub(super) fn remove<'a>(dirs: impl IntoIterator<Item = &'a Dir>, name: &str) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    let results = dirs.into_iter().map(|dir| remove_until(dir, name, deadline));
+    results.fold(Ok(()), Result::and)
 }
 
 fn remove_until(dir: &Dir, name: &str, deadline: Instant) -> Result<(), Error> {

@@ -103,9 +103,10 @@ impl Groups {
         let no_controller = |file: &str| Error::NoController { controller: "devices", file: file.to_owned() };
         // Not even for a container without rules is this left out: it would have every device.
         let dir = self.dir("devices").ok_or_else(|| no_controller("devices.deny"))?;
-        for (file, value) in rules.v1() {
-            let file = file.to_owned();
-            dir.write(&file, &value).map_err(|source| Error::Write { file, value, source })?;
+        let [default, exceptions] = rules.v1();
+        for (file, lines) in [default, exceptions] {
+            let error = |value: &str, source| Error::Write { file: file.to_owned(), value: value.to_owned(), source };
+            dir.write_lines(file, &lines).map_err(|(line, source)| error(line, source))?;
         }
         Ok(())
     }
@@ -159,7 +160,7 @@ impl Groups {
     }
 
     pub(super) fn remove(&self) -> Result<(), Error> {
-        self.groups.iter().try_for_each(|group| processes::remove(&group.dir, &self.name))
+        processes::remove(self.groups.iter().map(|group| &group.dir), &self.name)
     }
 }
 

@@ -189,7 +189,7 @@ impl Group {
     }
 
     pub(super) fn remove(&self) -> Result<(), Error> {
-        processes::remove(&self.dir, &self.name)
+        processes::remove([&self.dir], &self.name)
     }
 }
 
@@ -239,4 +239,58 @@ fn enable_in(dir: &Dir, missing: &[String]) -> Vec<(String, Errno)> {
 fn words(dir: &Dir, file: &str) -> Result<Vec<String>, Error> {
     let text = dir.read(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
     Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tree of plain files that looks like a cgroup2 with controllers: root, `p`, `p/q`.
+    struct Fake(std::path::PathBuf);
+
+    impl Fake {
+        fn new(name: &str, enabled: [&str; 2]) -> Fake {
+            let path = std::env::temp_dir().join(format!("berth-{}-{name}", std::process::id()));
+            for (below, enabled) in ["", "p"].iter().zip(enabled) {
+                std::fs::create_dir_all(path.join(below)).unwrap();
+                std::fs::write(path.join(below).join("cgroup.controllers"), "cpu memory pids\n").unwrap();
+                std::fs::write(path.join(below).join(SUBTREE), enabled).unwrap();
+            }
+            std::fs::create_dir_all(path.join("p/q")).unwrap();
+            Fake(path)
+        }
+
+        fn enable(&self, settings: &[Setting]) -> Result<(), Error> {
+            let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY;
+            let root = rustix::fs::open(&self.0, flags, rustix::fs::Mode::empty()).unwrap();
+            enable(&Dir::new(root), "p/q", settings)
+        }
+
+        fn subtree(&self, below: &str) -> String {
+            std::fs::read_to_string(self.0.join(below).join(SUBTREE)).unwrap()
+        }
+    }
+
+    impl Drop for Fake {
+        fn drop(&mut self) {
+            std::fs::remove_dir_all(&self.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn enabled_controllers_are_not_enabled_again() {
+        let fake = Fake::new("enabled", ["cpu memory pids\n", "memory cpu pids\n"]);
+        fake.enable(&[]).unwrap();
+        assert_eq!(fake.subtree(""), "cpu memory pids\n");
+        assert_eq!(fake.subtree("p"), "memory cpu pids\n");
+    }
+
+    #[test]
+    fn missing_controllers_are_enabled_in_one_write_and_not_in_the_leaf() {
+        let fake = Fake::new("missing", ["memory\n", ""]);
+        fake.enable(&[]).unwrap();
+        assert_eq!(fake.subtree(""), "+cpu +pids");
+        assert_eq!(fake.subtree("p"), "+cpu +memory +pids");
+        assert!(!fake.0.join("p/q").join(SUBTREE).exists());
+    }
 }
