@@ -1,0 +1,455 @@
+//! The containers of this server: who exists, in which state, and who waits for it.
+//!
+//! The table's lock is held for a lookup, a state's for a transition; neither across an await. State, Pids, Wait and
+//! Kill look things up and never wait for work on a container.
+
+use crate::error::Error;
+use crate::lifetime::{Guard, Lifetime};
+use crate::state::{Operation, State};
+use crate::stdio;
+use runtime_core::children::Exit;
+use runtime_core::container::Container;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, pidfd_send_signal};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::watch;
+
+/// What the client said about stdio, told back to it by State.
+#[derive(Clone, Debug, Default)]
+pub struct Streams {
+    /// Path or empty.
+    pub stdin: String,
+    /// Path, URI or empty.
+    pub stdout: String,
+    /// Path, URI or empty.
+    pub stderr: String,
+    /// A terminal was asked for.
+    pub terminal: bool,
+}
+
+/// An init or an exec, as RPCs see it.
+pub struct Process {
+    /// As the client named them.
+    pub streams: Streams,
+    state: watch::Sender<State>,
+    /// Set once, when the kernel has made it.
+    born: OnceLock<Born>,
+    io: Mutex<Option<Arc<stdio::Io>>>,
+}
+
+/// A process that the kernel knows.
+struct Born {
+    pid: Pid,
+    pidfd: OwnedFd,
+}
+
+impl Process {
+    /// Not made yet.
+    pub fn new(streams: Streams) -> Process {
+        Process { streams, state: watch::Sender::new(State::Created), born: OnceLock::new(), io: Mutex::default() }
+    }
+
+    /// Remembers the process that was made for it.
+    pub fn born(&self, pid: Pid, pidfd: OwnedFd) {
+        // A process is made once: a second start is refused by its state.
+        let _ = self.born.set(Born { pid, pidfd });
+    }
+
+    /// Its pid, if it was made.
+    pub fn id(&self) -> Option<Pid> {
+        self.born.get().map(|born| born.pid)
+    }
+
+    /// Its pid; 0, which is how containerd says none, before it is made.
+    pub fn pid(&self) -> u32 {
+        self.id().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned())
+    }
+
+    /// Its state now.
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Begins an operation if the state allows it.
+    pub fn begin(&self, operation: Operation) -> Result<(), Error> {
+        let mut result = Ok(());
+        self.state.send_if_modified(|state| match state.admit(operation) {
+            Ok(next) => {
+                *state = next;
+                next.is_transient()
+            }
+            Err(refusal) => {
+                result = Err(refusal.into());
+                false
+            }
+        });
+        result
+    }
+
+    /// Ends an operation. A stop is final.
+    pub fn settle(&self, next: State) {
+        self.state.send_if_modified(|state| {
+            let open = state.exit().is_none();
+            if open {
+                *state = next;
+            }
+            open
+        });
+    }
+
+    /// Waits until no operation holds the state.
+    pub async fn settled(&self) -> State {
+        self.wait_for(|state| !state.is_transient()).await
+    }
+
+    /// Waits until it has ended.
+    pub async fn exited(&self) -> Exit {
+        loop {
+            if let Some(exit) = self.wait_for(|state| state.exit().is_some()).await.exit() {
+                return exit;
+            }
+        }
+    }
+
+    async fn wait_for(&self, wanted: impl Fn(State) -> bool) -> State {
+        // The sender is ours and outlives the receiver, so this does not fail.
+        match self.state.subscribe().wait_for(|state| wanted(*state)).await {
+            Ok(state) => *state,
+            Err(_) => self.state(),
+        }
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+        let Some(born) = self.born.get() else { return Err(Error::NotStarted) };
+        if self.state().exit().is_some() {
+            return Err(Error::Finished);
+        }
+        pidfd_send_signal(&born.pidfd, signal).map_err(|source| match source {
+            Errno::SRCH => Error::Finished,
+            _ => Error::Signal { signal: signal.as_raw(), pid: born.pid.as_raw_nonzero().get(), source },
+        })
+    }
+
+    /// Its stdio, while it is open.
+    pub fn io(&self) -> Option<Arc<stdio::Io>> {
+        lock(&self.io).clone()
+    }
+
+    /// Gives it its stdio.
+    pub fn set_io(&self, io: Arc<stdio::Io>) {
+        *lock(&self.io) = Some(io);
+    }
+
+    /// Waits for its output to be taken, then closes it.
+    pub async fn close_io(&self, patience: std::time::Duration) {
+        let Some(io) = self.io() else { return };
+        if tokio::time::timeout(patience, io.drained()).await.is_err() {
+            tracing::warn!("output is still held open by another process and is closed now");
+        }
+        io.close().await;
+        lock(&self.io).take();
+    }
+}
+
+/// An exec: a process beside init.
+pub struct Exec {
+    /// As RPCs see it.
+    pub process: Process,
+    /// What to run.
+    pub spec: oci_spec::runtime::Process,
+}
+
+/// Execs that run, for the rule that init's exit is the last one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Running {
+    execs: usize,
+    /// Init has ended: no exec may start any more.
+    closed: bool,
+}
+
+/// One container.
+pub struct Record {
+    /// Its id.
+    pub id: String,
+    /// Its bundle.
+    pub bundle: PathBuf,
+    /// The init process.
+    pub init: Process,
+    /// The container itself.
+    pub container: Container,
+    /// Owner of the pipes of its execs.
+    pub io_owner: (u32, u32),
+    execs: Mutex<HashMap<String, Arc<Exec>>>,
+    running: watch::Sender<Running>,
+    /// Set while a Delete is under way, so that a second one gets the first one's answer.
+    deletion: Mutex<Option<watch::Receiver<Option<Deleted>>>>,
+}
+
+/// How a Delete ended.
+pub type Deleted = Result<Exit, Error>;
+
+/// Held by an exec that runs.
+pub struct RunningExec(Arc<Record>);
+
+impl Drop for RunningExec {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| running.execs -= 1);
+    }
+}
+
+impl Record {
+    /// A container that was just created.
+    pub fn new(id: String, bundle: PathBuf, init: Process, container: Container, io_owner: (u32, u32)) -> Record {
+        Record {
+            id,
+            bundle,
+            init,
+            container,
+            io_owner,
+            execs: Mutex::default(),
+            running: watch::Sender::default(),
+            deletion: Mutex::default(),
+        }
+    }
+
+    /// The init for an empty exec id, else that exec.
+    pub fn process(self: &Arc<Self>, exec_id: &str) -> Result<Which, Error> {
+        match exec_id {
+            "" => Ok(Which::Init(self.clone())),
+            _ => self.exec(exec_id).map(Which::Exec),
+        }
+    }
+
+    /// An exec.
+    pub fn exec(&self, exec_id: &str) -> Result<Arc<Exec>, Error> {
+        lock(&self.execs).get(exec_id).cloned().ok_or_else(|| Error::NoProcess(exec_id.to_owned()))
+    }
+
+    /// All execs, with their ids.
+    pub fn execs(&self) -> Vec<(String, Arc<Exec>)> {
+        lock(&self.execs).iter().map(|(id, exec)| (id.clone(), exec.clone())).collect()
+    }
+
+    /// Registers an exec.
+    pub fn add_exec(&self, exec_id: &str, exec: Exec) -> Result<(), Error> {
+        use std::collections::hash_map::Entry;
+        match lock(&self.execs).entry(exec_id.to_owned()) {
+            Entry::Occupied(_) => Err(Error::Exists { what: "exec", id: exec_id.to_owned() }),
+            Entry::Vacant(free) => {
+                free.insert(Arc::new(exec));
+                Ok(())
+            }
+        }
+    }
+
+    /// Forgets an exec.
+    pub fn remove_exec(&self, exec_id: &str) {
+        lock(&self.execs).remove(exec_id);
+    }
+
+    /// Counts an exec that is about to start, unless init has ended.
+    pub fn exec_starts(self: &Arc<Self>) -> Result<RunningExec, Error> {
+        let open = self.running.send_if_modified(|running| {
+            running.execs += usize::from(!running.closed);
+            !running.closed
+        });
+        match open {
+            true => Ok(RunningExec(self.clone())),
+            false => Err(Error::InitGone(self.id.clone())),
+        }
+    }
+
+    /// Refuses execs from now on and waits for those that run.
+    pub async fn execs_ended(&self) {
+        self.running.send_modify(|running| running.closed = true);
+        // The sender is ours.
+        let _ = self.running.subscribe().wait_for(|running| running.execs == 0).await;
+    }
+
+    /// The Delete under way, or else the place for the result of ours.
+    pub fn begin_delete(&self) -> Result<watch::Sender<Option<Deleted>>, watch::Receiver<Option<Deleted>>> {
+        let mut deletion = lock(&self.deletion);
+        match &*deletion {
+            // One that failed may be tried again.
+            Some(under_way) if !matches!(*under_way.borrow(), Some(Err(_))) => Err(under_way.clone()),
+            _ => {
+                let result = watch::Sender::new(None);
+                *deletion = Some(result.subscribe());
+                Ok(result)
+            }
+        }
+    }
+}
+
+/// A process that an RPC named.
+pub enum Which {
+    /// The container's init.
+    Init(Arc<Record>),
+    /// An exec.
+    Exec(Arc<Exec>),
+}
+
+impl std::ops::Deref for Which {
+    type Target = Process;
+    fn deref(&self) -> &Process {
+        match self {
+            Which::Init(record) => &record.init,
+            Which::Exec(exec) => &exec.process,
+        }
+    }
+}
+
+enum Slot {
+    /// A Create is under way; the receiver's end is its end.
+    Creating(watch::Receiver<()>),
+    Present(Arc<Record>, #[allow(dead_code, reason = "held for its drop")] Guard),
+}
+
+/// The table.
+#[derive(Default)]
+pub struct Containers {
+    slots: Mutex<HashMap<String, Slot>>,
+    lifetime: Arc<Lifetime>,
+}
+
+/// The right to put one container into the table. Dropped, the id is free again.
+pub struct Reservation {
+    containers: Arc<Containers>,
+    id: String,
+    guard: Option<Guard>,
+    /// Dropped last: it tells who waits for this Create that it has ended.
+    _creating: watch::Sender<()>,
+}
+
+impl Containers {
+    /// An empty table.
+    pub fn new(lifetime: Arc<Lifetime>) -> Containers {
+        Containers { slots: Mutex::default(), lifetime }
+    }
+
+    /// A container that was created.
+    pub fn get(&self, id: &str) -> Result<Arc<Record>, Error> {
+        match lock(&self.slots).get(id) {
+            Some(Slot::Present(record, _)) => Ok(record.clone()),
+            _ => Err(Error::NoContainer),
+        }
+    }
+
+    /// A container, after its Create if that is under way: a client that gave up on Create asks for Delete next.
+    pub async fn get_created(&self, id: &str) -> Result<Arc<Record>, Error> {
+        let creating = match lock(&self.slots).get(id) {
+            Some(Slot::Creating(creating)) => Some(creating.clone()),
+            _ => None,
+        };
+        if let Some(mut creating) = creating {
+            while creating.changed().await.is_ok() {}
+        }
+        self.get(id)
+    }
+
+    /// True if there is a container of this id, or is about to be.
+    pub fn knows(&self, id: &str) -> bool {
+        lock(&self.slots).contains_key(id)
+    }
+
+    /// Takes an id for a Create.
+    pub fn reserve(self: &Arc<Self>, id: &str) -> Result<Reservation, Error> {
+        use std::collections::hash_map::Entry;
+        let creating = watch::Sender::new(());
+        match lock(&self.slots).entry(id.to_owned()) {
+            Entry::Occupied(_) => return Err(Error::Exists { what: "container", id: id.to_owned() }),
+            Entry::Vacant(free) => free.insert(Slot::Creating(creating.subscribe())),
+        };
+        let guard = Some(self.lifetime.container());
+        Ok(Reservation { containers: self.clone(), id: id.to_owned(), guard, _creating: creating })
+    }
+
+    /// Forgets a container.
+    pub fn remove(&self, id: &str) {
+        let slot = lock(&self.slots).remove(id);
+        drop(slot);
+    }
+}
+
+impl Reservation {
+    /// Puts the container into the table.
+    pub fn fulfil(mut self, record: Arc<Record>) {
+        if let Some(guard) = self.guard.take() {
+            lock(&self.containers.slots).insert(self.id.clone(), Slot::Present(record, guard));
+        }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.guard.is_some() {
+            self.containers.remove(&self.id);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it holds one of these.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    const EXIT: Exit = Exit { status: 137, at: UNIX_EPOCH };
+
+    #[test]
+    fn an_id_is_taken_while_its_create_is_under_way() {
+        let containers = Arc::new(Containers::default());
+        let reservation = containers.reserve("a").unwrap();
+        assert!(matches!(containers.reserve("a"), Err(Error::Exists { .. })));
+        assert!(matches!(containers.get("a"), Err(Error::NoContainer)));
+        drop(reservation);
+        assert!(containers.reserve("a").is_ok());
+    }
+
+    #[tokio::test]
+    async fn delete_waits_for_a_create_that_is_under_way() {
+        let containers = Arc::new(Containers::default());
+        let reservation = containers.reserve("a").unwrap();
+        let waiting = containers.get_created("a");
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_millis(10), &mut waiting).await.is_err());
+        drop(reservation);
+        assert!(matches!(waiting.await, Err(Error::NoContainer)));
+    }
+
+    #[test]
+    fn a_stop_is_final() {
+        let process = Process::new(Streams::default());
+        process.begin(Operation::Start).unwrap();
+        process.settle(State::Stopped(EXIT));
+        process.settle(State::Running);
+        assert!(process.state().exit().is_some());
+        assert!(matches!(process.begin(Operation::Start), Err(Error::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn an_exit_waits_for_the_start_to_be_told() {
+        let process = Process::new(Streams::default());
+        process.begin(Operation::Start).unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(10), process.settled()).await.is_err());
+        process.settle(State::Running);
+        assert!(matches!(process.settled().await, State::Running));
+        process.settle(State::Stopped(EXIT));
+        assert_eq!(process.exited().await, EXIT);
+    }
+
+    #[test]
+    fn what_was_never_made_cannot_be_signalled() {
+        let process = Process::new(Streams::default());
+        assert!(matches!(process.signal(Signal::KILL), Err(Error::NotStarted)));
+        assert_eq!(process.pid(), 0);
+    }
+}

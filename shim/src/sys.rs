@@ -1,0 +1,21 @@
+//! What the C library has and rustix has not. The only `unsafe` of the shim stands here and in `stdio/sys.rs`.
+#![allow(unsafe_code)]
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Registers a duplicate of a descriptor with the event loop, for reading.
+pub fn watch(fd: BorrowedFd<'_>) -> std::io::Result<AsyncFd<OwnedFd>> {
+    let fd = fd.try_clone_to_owned()?;
+    // SAFETY: an OwnedFd is open and stays the same description until it is dropped, and the AsyncFd owns it.
+    Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// Makes all threads share one heap: glibc gives each thread one of its own, whose pages stay when the thread goes.
+pub fn keep_one_heap() {
+    // SAFETY: changes two parameters of malloc; it runs before any other thread exists.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}

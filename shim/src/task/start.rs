@@ -1,0 +1,88 @@
+//! Start, of a container's init and of an exec. The event is queued before anybody can see the process running.
+
+use super::{Task, adopt, blocking};
+use crate::containers::{Exec, Record};
+use crate::error::Error;
+use crate::events;
+use crate::state::{Operation, State};
+use containerd_shim_protos::api::{StartRequest, StartResponse};
+use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
+use runtime_core::children::{Child, Exit};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+impl Task {
+    pub(super) async fn start(&self, request: StartRequest) -> Result<StartResponse, Error> {
+        let record = self.containers.get(&request.id)?;
+        let pid = match request.exec_id.as_str() {
+            "" => self.start_init(&record).await?,
+            exec_id => self.start_exec(&record, exec_id).await?,
+        };
+        Ok(StartResponse { pid, ..StartResponse::default() })
+    }
+
+    async fn start_init(&self, record: &Arc<Record>) -> Result<u32, Error> {
+        record.init.begin(Operation::Start)?;
+        let container = record.clone();
+        let started = blocking("start", move || container.container.start().map_err(Error::runtime("start"))).await;
+        if let Err(error) = started {
+            // Its init ends by itself now, and the exit is told like any other.
+            record.init.settle(State::Created);
+            return Err(error);
+        }
+        let pid = record.init.pid();
+        let event = TaskStart { container_id: record.id.clone(), pid, ..TaskStart::default() };
+        self.events.publish(events::START, &event);
+        record.init.settle(State::Running);
+        Ok(pid)
+    }
+
+    async fn start_exec(&self, record: &Arc<Record>, exec_id: &str) -> Result<u32, Error> {
+        let exec = record.exec(exec_id)?;
+        if record.init.state().exit().is_some() {
+            return Err(Error::InitGone(record.id.clone()));
+        }
+        record.init.state().admit(Operation::Exec)?;
+        exec.process.begin(Operation::Start)?;
+        let started = async {
+            let running = record.exec_starts()?;
+            Ok((self.exec_process(record, &exec).await?, running))
+        };
+        let (child, running) = match started.await {
+            Ok(started) => started,
+            Err(error) => {
+                // Nobody shall wait for it for ever; it stays known until Delete.
+                exec.process.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
+                return Err(error);
+            }
+        };
+        let pid = exec.process.pid();
+        let event = TaskExecStarted {
+            container_id: record.id.clone(),
+            exec_id: exec_id.to_owned(),
+            pid,
+            ..TaskExecStarted::default()
+        };
+        self.events.publish(events::EXEC_STARTED, &event);
+        exec.process.settle(State::Running);
+        self.exits.watch_exec(record.clone(), exec_id.to_owned(), exec, child, running);
+        Ok(pid)
+    }
+
+    /// Opens the exec's stdio and makes its process.
+    async fn exec_process(&self, record: &Arc<Record>, exec: &Arc<Exec>) -> Result<Child, Error> {
+        let (io, files) = self.open_io("exec", &record.id, &exec.process.streams, record.io_owner).await?;
+        let io = Arc::new(io);
+        let (container, making, runtime) = (record.clone(), exec.clone(), self.runtime.clone());
+        let made = blocking("exec", move || {
+            container.container.exec(&making.spec, files, &runtime).map_err(Error::runtime("exec"))
+        });
+        match made.await.and_then(|mut child| adopt(&exec.process, &io, &mut child, "exec").map(|()| child)) {
+            Ok(child) => Ok(child),
+            Err(error) => {
+                io.close().await;
+                Err(error)
+            }
+        }
+    }
+}
