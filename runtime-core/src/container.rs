@@ -43,8 +43,8 @@ pub mod rootfs {
 /// What all containers of this process share.
 #[derive(Debug)]
 pub struct Runtime {
-    /// The processes it has made.
-    pub children: Children,
+    /// The processes it has made; shared with who makes more, such as loggers.
+    pub children: Arc<Children>,
     host: Host,
     seccomp: Cache,
 }
@@ -53,7 +53,7 @@ impl Runtime {
     /// Looks at the host. Compiled seccomp profiles are kept below `seccomp_cache`, for other processes too.
     pub fn new(seccomp_cache: Option<PathBuf>) -> Result<Self, Error> {
         let host = Host::probe().map_err(Error::Host)?;
-        Ok(Self { children: Children::default(), host, seccomp: Cache::new(seccomp_cache) })
+        Ok(Self { children: Arc::default(), host, seccomp: Cache::new(seccomp_cache) })
     }
 }
 
