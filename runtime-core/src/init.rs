@@ -90,6 +90,8 @@ impl<'a> Init<'a> {
     pub(crate) fn run(mut self, kept: &[u32]) -> ! {
         sys::guard::enter_child();
         close_others(kept);
+        // What is made has the mode that was asked for; the program's own umask is a step.
+        rustix::process::umask(rustix::fs::Mode::empty());
         let plan = self.plan;
         for (index, step) in plan.steps.iter().enumerate() {
             if let Err(errno) = self.act(step) {

@@ -30,11 +30,7 @@ impl Init<'_> {
         let kind = FileType::from_raw_mode(device.mode);
         let mode = Mode::from_raw_mode(device.mode & 0o7777);
         let number = rustix::fs::makedev(device.major, device.minor);
-        // The image's umask is not ours: a device has the mode that was asked for.
-        let umask = rustix::process::umask(Mode::empty());
-        let made = mknodat(&parent, name.as_c_str(), kind, mode, number);
-        rustix::process::umask(umask);
-        match made {
+        match mknodat(&parent, name.as_c_str(), kind, mode, number) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }

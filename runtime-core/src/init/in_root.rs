@@ -81,15 +81,17 @@ pub(super) fn make(root: BorrowedFd<'_>, path: &InRoot, missing: Missing) -> Res
 /// The directory that holds the last name of a path; made where it is missing.
 pub(super) fn make_parent(root: BorrowedFd<'_>, path: &InRoot) -> Result<OwnedFd, Errno> {
     let count = path.prefixes.len().checked_sub(1).ok_or(Errno::EXIST)?;
-    for index in 0..count {
-        let Some(prefix) = path.prefixes.get(index) else { break };
-        if open(root, prefix).is_err() {
-            let parent = parent_of(root, path, index)?;
-            let name = path.names.get(index).ok_or(Errno::INVAL)?;
-            match mkdirat(&parent, name.as_c_str(), Mode::from_raw_mode(0o755)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(errno),
-            }
+    match parent_of(root, path, count) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    for (index, (prefix, name)) in path.prefixes.iter().zip(&path.names).take(count).enumerate() {
+        if open(root, prefix).is_ok() {
+            continue;
+        }
+        match mkdirat(parent_of(root, path, index)?, name.as_c_str(), Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
         }
     }
     parent_of(root, path, count)
