@@ -30,8 +30,9 @@ impl Listener {
     }
 
     /// Writes down the task events that name the container: topic and fields, pids and times taken out.
-    fn stop(self, scene: &Scene<'_>, name: &str) -> Result<()> {
-        std::thread::sleep(Duration::from_millis(1500));
+    fn stop(self, scene: &Scene<'_>, name: &str, last: &str) -> Result<()> {
+        self.0.expect(&[last, &scene.id(name)])?;
+        std::thread::sleep(Duration::from_millis(300));
         let pid = Pid::from_raw(self.0.pid()).context("ctr events has no pid")?;
         kill_process(pid, Signal::INT)?;
         let heard = self.0.wait(DEADLINE)?.stdout;
@@ -76,7 +77,7 @@ fn fields_of<'a>(event: &'a mut Value, name: &str) -> Option<&'a mut Value> {
 fn a_run_is_told_in_order(scene: &Scene<'_>) -> Result<()> {
     let listener = Listener::start(scene)?;
     scene.sh(&[], "a", "exit 11")?;
-    listener.stop(scene, "a")
+    listener.stop(scene, "a", "/tasks/delete")
 }
 
 fn execs_are_told_before_their_container_ends(scene: &Scene<'_>) -> Result<()> {
@@ -88,7 +89,7 @@ fn execs_are_told_before_their_container_ends(scene: &Scene<'_>) -> Result<()> {
     scene.ctr(&["task", "kill", "-s", "KILL", &id])?.success()?;
     scene.wait_for_status("a", "STOPPED")?;
     scene.discard("a")?;
-    listener.stop(scene, "a")
+    listener.stop(scene, "a", "/tasks/delete")
 }
 
 fn pause_resume_and_kill_are_told(scene: &Scene<'_>) -> Result<()> {
@@ -99,17 +100,17 @@ fn pause_resume_and_kill_are_told(scene: &Scene<'_>) -> Result<()> {
     scene.ctr(&["task", "kill", "-s", "TERM", &id])?.success()?;
     scene.wait_for_status("a", "STOPPED")?;
     scene.discard("a")?;
-    listener.stop(scene, "a")
+    listener.stop(scene, "a", "/tasks/delete")
 }
 
 fn an_oom_kill_is_told(scene: &Scene<'_>) -> Result<()> {
     let listener = Listener::start(scene)?;
     scene.see("run", scene.run(&["--rm", "--memory-limit", "33554432"], "a", &["tail", "/dev/zero"])?.code);
-    listener.stop(scene, "a")
+    listener.stop(scene, "a", "/tasks/delete")
 }
 
 fn a_failed_start_is_told(scene: &Scene<'_>) -> Result<()> {
     let listener = Listener::start(scene)?;
     scene.run(&["--rm"], "a", &["no-such-program"])?.failure()?;
-    listener.stop(scene, "a")
+    listener.stop(scene, "a", "/containers/delete")
 }

@@ -266,7 +266,7 @@ fn attach_gets_the_output_that_follows(scene: &Scene<'_>) -> Result<()> {
     std::thread::sleep(Duration::from_millis(500));
     scene.see("it lives on", scene.status("a")?);
     let attached = scene.containerd.ctr_start(&["task", "attach", &id])?;
-    std::thread::sleep(Duration::from_secs(1));
+    attached.expect(&["tick"])?;
     scene.ctr(&["task", "kill", "-s", "USR1", &id])?.success()?;
     let outcome = attached.wait(Duration::from_secs(30))?;
     ensure!(outcome.stdout.contains("tick"), "nothing came: {outcome}");
