@@ -3,7 +3,7 @@
 use crate::Scenario;
 use anyhow::{Context, Result, ensure};
 use berth_tests::command::{DEADLINE, Running};
-use berth_tests::scene::Scene;
+use berth_tests::scene::{Runtime, Scene};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::time::Duration;
@@ -65,6 +65,15 @@ impl Listener {
             }
             told.push(format!("{topic} {event}"));
         }
+        // The Go shim may end before it has told of its last delete; ours must not.
+        let deletes = told.iter().filter(|event| event.starts_with("/tasks/delete")).count();
+        let ends = told.iter().filter(|event| event.starts_with("/tasks/start")).count();
+        ensure!(
+            scene.runtime == Runtime::Runc || deletes == ends,
+            "{deletes} deletes of {ends} started:\n{}",
+            told.join("\n")
+        );
+        told.retain(|event| !event.starts_with("/tasks/delete"));
         scene.see("events", told.join("\n"));
         Ok(())
     }
@@ -77,7 +86,7 @@ fn fields_of<'a>(event: &'a mut Value, name: &str) -> Option<&'a mut Value> {
 fn a_run_is_told_in_order(scene: &Scene<'_>) -> Result<()> {
     let listener = Listener::start(scene)?;
     scene.sh(&[], "a", "exit 11")?;
-    listener.stop(scene, "a", "/tasks/delete")
+    listener.stop(scene, "a")
 }
 
 fn execs_are_told_before_their_container_ends(scene: &Scene<'_>) -> Result<()> {
@@ -89,7 +98,7 @@ fn execs_are_told_before_their_container_ends(scene: &Scene<'_>) -> Result<()> {
     scene.ctr(&["task", "kill", "-s", "KILL", &id])?.success()?;
     scene.wait_for_status("a", "STOPPED")?;
     scene.discard("a")?;
-    listener.stop(scene, "a", "/tasks/delete")
+    listener.stop(scene, "a")
 }
 
 fn pause_resume_and_kill_are_told(scene: &Scene<'_>) -> Result<()> {
@@ -100,17 +109,17 @@ fn pause_resume_and_kill_are_told(scene: &Scene<'_>) -> Result<()> {
     scene.ctr(&["task", "kill", "-s", "TERM", &id])?.success()?;
     scene.wait_for_status("a", "STOPPED")?;
     scene.discard("a")?;
-    listener.stop(scene, "a", "/tasks/delete")
+    listener.stop(scene, "a")
 }
 
 fn an_oom_kill_is_told(scene: &Scene<'_>) -> Result<()> {
     let listener = Listener::start(scene)?;
     scene.see("run", scene.run(&["--rm", "--memory-limit", "33554432"], "a", &["tail", "/dev/zero"])?.code);
-    listener.stop(scene, "a", "/tasks/delete")
+    listener.stop(scene, "a")
 }
 
 fn a_failed_start_is_told(scene: &Scene<'_>) -> Result<()> {
     let listener = Listener::start(scene)?;
     scene.run(&["--rm"], "a", &["no-such-program"])?.failure()?;
-    listener.stop(scene, "a", "/containers/delete")
+    listener.stop(scene, "a")
 }

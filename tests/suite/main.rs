@@ -3,15 +3,15 @@
 //! `cargo test -p berth-tests --test suite -- v2::run` runs those whose name holds `v2::run`; `--list` lists them.
 //! `BERTH_SHOW=1` prints what runc's containers saw. Needs root, and what `tests/setup` fetches. A scenario that this host cannot run is ignored, with the reason.
 
-mod pods;
-mod pods_exec;
-mod pods_stop;
 mod events;
 mod exec;
 mod lifecycle;
 mod limits;
 mod mounts;
 mod namespaces;
+mod pods;
+mod pods_exec;
+mod pods_stop;
 mod run;
 mod terminals;
 
