@@ -30,9 +30,10 @@ impl Listener {
     }
 
     /// Writes down the task events that name the container: topic and fields, pids and times taken out.
-    fn stop(self, scene: &Scene<'_>, name: &str, last: &str) -> Result<()> {
-        self.0.expect(&[last, &scene.id(name)])?;
-        std::thread::sleep(Duration::from_millis(300));
+    fn stop(self, scene: &Scene<'_>, name: &str) -> Result<()> {
+        // containerd's own, published when all is over; then a shim's last may still be on its way.
+        self.0.expect(&["/containers/delete", &scene.id(name)])?;
+        std::thread::sleep(Duration::from_millis(500));
         let pid = Pid::from_raw(self.0.pid()).context("ctr events has no pid")?;
         kill_process(pid, Signal::INT)?;
         let heard = self.0.wait(DEADLINE)?.stdout;
