@@ -28,7 +28,7 @@ use oci_spec::runtime::{Linux, Process, Spec};
 use self::confine::Labels;
 pub use self::display::Described;
 use self::draft::{Draft, c_string, in_root};
-pub use self::error::{Error, Fault};
+pub use self::error::Error;
 use self::namespaces::Namespaces;
 use self::tail::Tail;
 use crate::host::Host;
@@ -127,9 +127,8 @@ impl InitPlan {
     pub fn compile(input: &Input<'_>) -> Result<Self, Error> {
         let spec = input.spec;
         let process = spec.process().as_ref().ok_or_else(|| Error::missing("process"))?;
-        let none = Linux::default();
-        let linux = spec.linux().as_ref().unwrap_or(&none);
         unsupported::check_spec(spec)?;
+        let linux = linux(spec)?;
         unsupported::check_linux(linux)?;
         unsupported::check_process(process)?;
         let namespaces = Namespaces::parse(linux)?;
@@ -146,7 +145,7 @@ impl InitPlan {
         tail.become_user(&mut draft)?;
         draft.step(Step::Gate);
         tail.execute(&mut draft);
-        let maps = if namespaces.new(Namespace::User) { Some(namespaces::id_maps(linux)?) } else { None };
+        let maps = if namespaces.is_new(Namespace::User) { Some(namespaces::id_maps(linux)?) } else { None };
         if namespaces.joined(Namespace::User).is_some() && linux.uid_mappings().is_some() {
             draft.warn("linux.uidMappings: ignored, the user namespace is joined by path and has its own");
         }
@@ -156,8 +155,7 @@ impl InitPlan {
     /// The plan of a process that joins a running container.
     pub fn compile_exec(input: &ExecInput<'_>) -> Result<Self, Error> {
         let ExecInput { process, spec, .. } = input;
-        let none = Linux::default();
-        let linux = spec.linux().as_ref().unwrap_or(&none);
+        let linux = linux(spec)?;
         let container = spec.process().as_ref();
         unsupported::check_process(process)?;
         let namespaces = Namespaces::parse(linux)?;
@@ -176,6 +174,11 @@ impl InitPlan {
         tail.execute(&mut draft);
         finish(draft, 0, None, process, input.home)
     }
+}
+
+fn linux(spec: &Spec) -> Result<&Linux, Error> {
+    // `Linux::default()` is no empty one: it has namespaces and more of its own choice.
+    spec.linux().as_ref().ok_or_else(|| Error::unsupported(namespaces::NO_MOUNT_NAMESPACE))
 }
 
 fn finish(
@@ -207,7 +210,7 @@ fn enter(input: &Input<'_>, namespaces: &Namespaces, process: &Process, draft: &
     if pid_namespace(input, namespaces) == Some(Entered::BeforeMounts) {
         draft.step(Step::EnterPidNamespace);
     }
-    if namespaces.new(Namespace::Network) {
+    if namespaces.is_new(Namespace::Network) {
         draft.step(Step::LoopbackUp);
     }
     Ok(())
@@ -227,7 +230,7 @@ fn pid_namespace(input: &Input<'_>, namespaces: &Namespaces) -> Option<Entered> 
     if namespaces.joined(Namespace::Pid).is_some() {
         return Some(if input.host.proc_of_namespace { Entered::AfterPivot } else { Entered::BeforeMounts });
     }
-    (namespaces.new(Namespace::Pid) && namespaces.own(Namespace::User)).then_some(Entered::BeforeMounts)
+    (namespaces.is_new(Namespace::Pid) && namespaces.own(Namespace::User)).then_some(Entered::BeforeMounts)
 }
 
 fn keyring(id: &str, none: bool, draft: &mut Draft) -> Result<(), Error> {

@@ -58,7 +58,7 @@ fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, se
         let mut dropped = false;
         for names in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
             let before = names.len();
-            names.retain(|name| !name.is_string() || Capability::deserialize(&*name).is_ok());
+            names.retain(|name| !name.is_string() || Capability::deserialize(name).is_ok());
             dropped |= names.len() != before;
         }
         if dropped { serde_json::from_value(value) } else { Err(error) }

@@ -20,9 +20,9 @@ pub(super) fn compile(sets: Option<&LinuxCapabilities>, host: &Host, draft: &mut
 }
 
 fn mask(names: &Option<Names>, last: u32, draft: &mut Draft) -> u64 {
+    let Some(names) = names else { return 0 };
     let mut mask = 0;
-    for name in names.iter().flatten() {
-        let number = number(*name);
+    for (number, name) in (0..).zip(NAMES).filter(|(_, name)| names.contains(name)) {
         if number <= last {
             mask |= 1 << number;
         } else {
@@ -79,10 +79,6 @@ const NAMES: [Capability; 41] = [
     Capability::Bpf,
     Capability::CheckpointRestore,
 ];
-
-fn number(name: Capability) -> u32 {
-    NAMES.iter().position(|known| *known == name).map_or(u32::MAX, |position| position as u32)
-}
 
 /// The names of a mask, for people.
 pub(super) fn names(mask: u64) -> String {

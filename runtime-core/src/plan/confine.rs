@@ -99,8 +99,11 @@ pub(super) struct Labels {
 
 impl Labels {
     pub fn parse(apparmor: Option<&str>, selinux: Option<&str>, host: &Host) -> Result<Self, Error> {
+        let profile = label("process.apparmorProfile", apparmor, host.apparmor, "AppArmor")?;
+        // The attribute takes commands: this one is for the next execve. apparmor(7)
+        let command = profile.map(|profile| CString::new([b"exec ", profile.as_bytes()].concat()));
         Ok(Self {
-            apparmor: label("process.apparmorProfile", apparmor, host.apparmor, "AppArmor")?,
+            apparmor: command.and_then(Result::ok),
             selinux: label("process.selinuxLabel", selinux, host.selinux, "SELinux")?,
         })
     }

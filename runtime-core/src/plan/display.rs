@@ -39,7 +39,7 @@ impl Display for InitPlan {
         }
         writeln!(f, "steps")?;
         for (index, step) in self.steps.iter().enumerate() {
-            writeln!(f, "  {index:3}  {}", Described { sources: &self.sources, step })?;
+            writeln!(f, "  {index:3}  {:#}", Described { sources: &self.sources, step })?;
         }
         writeln!(f, "program")?;
         for candidate in &self.program.candidates {
@@ -64,7 +64,7 @@ impl Display for Described<'_> {
                 let later = if *before_user { ", or later if it is the user namespace's" } else { "" };
                 write!(f, "join the {} namespace {}{later}", kind.name(), self.source(*source))
             }
-            step => step.write(f),
+            step => step.fmt(f),
         }
     }
 }
@@ -141,8 +141,8 @@ impl Display for Propagation {
     }
 }
 
-impl Step {
-    fn write(&self, f: &mut Formatter<'_>) -> fmt::Result {
+impl Display for Step {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(fixed) = fixed(self) {
             return f.write_str(fixed);
         }
@@ -180,9 +180,13 @@ impl Step {
             Self::ReadonlyPath(path) => write!(f, "make {path} read-only"),
             Self::Umask(mask) => write!(f, "set umask {mask:04o}"),
             Self::MakeCwd(path) => write!(f, "mkdir cwd {path}"),
+            // In the words of runc, whose users look for them.
+            Self::Chdir(path) if f.alternate() => write!(f, "chdir to cwd ({:?})", text(path)),
             Self::Chdir(path) => write!(f, "chdir to cwd ({:?}) set in config.json failed", text(path)),
             Self::VerifyCwd(path) => write!(f, "verify that cwd ({:?}) is inside the container", text(path)),
-            Self::AppArmor(profile) => write!(f, "apply apparmor profile {}", text(profile)),
+            Self::AppArmor(command) => {
+                write!(f, "apply apparmor profile {}", text(command).trim_start_matches("exec "))
+            }
             Self::SelinuxExec(label) => write!(f, "set exec label {}", text(label)),
             Self::BoundingSet(mask) => write!(f, "limit the bounding set to {}", caps(*mask)),
             Self::Ids { uid, gid, groups } => {

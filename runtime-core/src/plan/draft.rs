@@ -28,7 +28,9 @@ impl Draft {
 
     pub fn slot(&mut self) -> Result<Slot, Error> {
         if self.slots == SLOTS {
-            return Err(Error::TooManyReadonly);
+            return Err(Error::unsupported(format!(
+                "mounts: more than {SLOTS} read-only mounts of tmpfs, cgroup and /dev"
+            )));
         }
         self.slots += 1;
         Ok(Slot(self.slots - 1))

@@ -1,7 +1,5 @@
 //! Why a spec cannot become a plan. Every text names the field first.
 
-use crate::step::SLOTS;
-
 /// What is wrong with a spec, or with what it asks of this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -54,30 +52,9 @@ pub enum Error {
         /// The string.
         value: String,
     },
-    /// More mounts than slots are to be made read-only at the end.
-    #[error("mounts: more than {SLOTS} read-only tmpfs, cgroup and /dev mounts")]
-    TooManyReadonly,
-}
-
-/// What a caller has to know of an [`Error`] to answer its own caller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The spec is wrong.
-    Invalid,
-    /// The spec may be right, but this runtime or this kernel does not do it.
-    Unsupported,
 }
 
 impl Error {
-    /// Whose fault it is.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Missing { .. } | Self::Invalid { .. } | Self::Conflict { .. } | Self::Nul { .. } => Fault::Invalid,
-            Self::Unsupported { .. } | Self::NoSecurityModule { .. } | Self::TooManyReadonly => Fault::Unsupported,
-        }
-    }
-
     pub(super) fn missing(field: impl Into<String>) -> Self {
         Self::Missing { field: field.into() }
     }

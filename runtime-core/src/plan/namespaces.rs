@@ -9,6 +9,8 @@ use super::draft::{Draft, c_string, text};
 use super::{Error, IdMaps};
 use crate::step::{Namespace, Source, Step};
 
+pub(super) const NO_MOUNT_NAMESPACE: &str = "linux.namespaces: a container without a mount namespace";
+
 /// The namespaces that a container does not share with the host: new (`None`), or joined by path.
 #[derive(Debug)]
 pub(super) struct Namespaces(BTreeMap<Namespace, Option<CString>>);
@@ -37,7 +39,7 @@ impl Namespaces {
         self.0.contains_key(&kind)
     }
 
-    pub fn new(&self, kind: Namespace) -> bool {
+    pub fn is_new(&self, kind: Namespace) -> bool {
         matches!(self.0.get(&kind), Some(None))
     }
 
@@ -103,7 +105,7 @@ impl Namespaces {
     /// Refuses what cannot be meant, in the words of runc's validator.
     pub fn validate(&self, spec: &Spec, linux: &Linux) -> Result<(), Error> {
         if !self.own(Namespace::Mount) {
-            return Err(Error::unsupported("linux.namespaces: a container without a mount namespace"));
+            return Err(Error::unsupported(NO_MOUNT_NAMESPACE));
         }
         if !self.own(Namespace::Uts) {
             if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) {
@@ -122,7 +124,7 @@ impl Namespaces {
                 "user namespace mappings specified, but user namespace isn't enabled in the config",
             ));
         }
-        if self.new(Namespace::User) && !(uid && gid) {
+        if self.is_new(Namespace::User) && !(uid && gid) {
             let field = if uid { "linux.gidMappings" } else { "linux.uidMappings" };
             return Err(Error::conflict(field, "a new user namespace needs both uid and gid mappings"));
         }

@@ -146,14 +146,16 @@ impl Options {
     }
 
     /// The change of a bind's attributes. As in runc a bind with any option gets exactly these options, and keeps its
-    /// source's otherwise or with `remount`; access times are kept unless one is named.
+    /// source's otherwise or with `remount`; access times are kept unless one is named, and nosymfollow, which kernels
+    /// before 5.14 do not know.
     pub fn bind_attributes(&self) -> Attributes {
-        const FLAGS: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+        const FLAGS: u64 = RDONLY | NOSUID | NODEV | NOEXEC;
         if self.set == 0 && self.cleared == 0 && !self.atime {
             return Attributes::default();
         }
-        let set = self.set & FLAGS;
-        let mut change = Attributes { set, clear: if self.remount { self.cleared & FLAGS } else { FLAGS & !set } };
+        let set = self.set & (FLAGS | NOSYMFOLLOW);
+        let cleared = self.cleared & (FLAGS | NOSYMFOLLOW);
+        let mut change = Attributes { set, clear: if self.remount { cleared } else { cleared | (FLAGS & !set) } };
         if self.atime {
             change.set |= self.access_time();
             change.clear |= ATIME | (NODIRATIME & !change.set);
