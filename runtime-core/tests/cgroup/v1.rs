@@ -187,9 +187,9 @@ fn device_rules() -> Result<(), Failed> {
 
 fn missing_controller() -> Result<(), Failed> {
     let scratch = Scratch::new();
-    let result = scratch.create(r#"{"rdma":{"mlx5_1":{"hcaHandles":3}}}"#);
+    let result = scratch.create(r#"{"hugepageLimits":[{"pageSize":"3MB","limit":0}]}"#);
     match result {
-        Err(Error::NoController { controller: "rdma", file }) if file == "rdma.max" => {}
+        Err(Error::NoController { controller: "hugetlb", file }) if file == "hugetlb.3MB.limit_in_bytes" => {}
         other => return Err(format!("{other:?}").into()),
     }
     for controller in controllers() {

@@ -12,13 +12,14 @@ use runtime_core::cgroup::{Cgroup, CgroupPath, Error, Stats};
 use rustix::process::Signal;
 
 use super::inmate::Inmate;
-use super::{Check, trial};
+use super::{Check, readable, trial};
 
 const INSIDE: &str = "CGROUP_TEST_SEES_V2";
 
 type Test = (&'static str, fn() -> Result<(), Failed>);
 
-const TESTS: [Test; 11] = [
+/// What needs no controller, or hugetlb at most.
+const TESTS: [Test; 12] = [
     ("v2_cgroup_is_made_and_removed", made),
     ("v2_device_program_is_in_force", devices),
     ("v2_device_program_of_a_reused_cgroup_is_replaced", devices_replaced),
@@ -29,8 +30,26 @@ const TESTS: [Test; 11] = [
     ("v2_controller_that_is_not_there_is_named", missing_controller),
     ("v2_controllers_are_enabled_down_the_tree", enabled),
     ("v2_parent_with_processes_is_named", parent_with_processes),
+    ("v2_cgroup_beside_a_threaded_one_is_refused", threaded),
     ("v2_statistics_are_read", statistics),
 ];
+
+/// What needs a host, or guest, whose controllers are all on v2.
+const CONTROLLED: [Test; 6] = [
+    ("v2_limits_are_in_force", limits),
+    ("v2_limits_can_be_raised_and_lowered", update),
+    ("v2_update_below_usage_is_refused_if_asked_to", check_before_update),
+    ("v2_unified_resources_are_written", unified),
+    ("v2_oom_kill_is_told_once", oom),
+    ("v2_statistics_of_controllers_are_read", controlled_statistics),
+];
+
+fn controlled() -> Check {
+    let read = |at: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(at)).unwrap_or_default();
+    let all = read("cgroup.controllers") + &read("unified/cgroup.controllers");
+    let has = |name: &&str| all.split_whitespace().any(|word| word == *name);
+    (!["cpu", "cpuset", "memory", "pids"].iter().all(has)).then_some("needs all controllers on v2")
+}
 
 /// True in such a process.
 pub fn inside() -> bool {
@@ -38,16 +57,20 @@ pub fn inside() -> bool {
 }
 
 pub fn trials() -> Vec<Trial> {
-    TESTS.into_iter().map(|(name, test)| trial(name, None, test)).collect()
+    let tests = TESTS.into_iter().map(|(name, test)| trial(name, None, test));
+    let check = controlled();
+    tests.chain(CONTROLLED.into_iter().map(|(name, test)| trial(name, check, test))).collect()
 }
 
 /// The tests as processes of their own.
 pub fn wrapped(check: Check) -> Vec<Trial> {
-    let wrap = |(name, _): Test| match check {
+    let wrap = |check: Check, name| match check {
         None => Trial::test(name, move || run_inside(name)),
         check => trial(name, check, || Ok(())),
     };
-    TESTS.into_iter().map(wrap).collect()
+    let controlled = check.or_else(controlled);
+    let tests = TESTS.into_iter().map(|(name, _)| wrap(check, name));
+    tests.chain(CONTROLLED.into_iter().map(|(name, _)| wrap(controlled, name))).collect()
 }
 
 fn run_inside(name: &str) -> Result<(), Failed> {
@@ -101,7 +124,8 @@ fn made() -> Result<(), Failed> {
     let scratch = Scratch::new();
     let cgroup = Cgroup::create(&scratch.path, None)?;
     assert!(scratch.dir().is_dir());
-    assert!(cgroup.watch_oom()?.is_none());
+    let memory = scratch.dir().join("memory.events").exists();
+    assert_eq!(cgroup.watch_oom()?.is_some(), memory);
     let _inmate = Inmate::run(&cgroup, "exec sleep 100");
     assert_eq!(cgroup.pids()?.len(), 1);
     assert!(matches!(Cgroup::create(&scratch.path, None), Err(Error::InUse { .. })));
@@ -186,8 +210,9 @@ fn busy() -> Result<(), Failed> {
 
 fn missing_controller() -> Result<(), Failed> {
     let scratch = Scratch::new();
-    match scratch.create(r#"{"rdma":{"mlx5_1":{"hcaHandles":3}}}"#) {
-        Err(Error::NoController { controller: "rdma", .. }) => {}
+    // No processor has pages of this size.
+    match scratch.create(r#"{"hugepageLimits":[{"pageSize":"3MB","limit":0}]}"#) {
+        Err(Error::NoController { controller: "hugetlb", .. }) => {}
         other => return Err(format!("{other:?}").into()),
     }
     assert!(!scratch.parent.exists());
@@ -240,5 +265,115 @@ fn statistics() -> Result<(), Failed> {
     drop(_inmate);
     cgroup.remove()?;
     assert!(matches!(cgroup.stats(), Err(Error::Read { .. })));
+    Ok(())
+}
+
+fn threaded() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    std::fs::create_dir_all(scratch.parent.join("t"))?;
+    std::fs::write(scratch.parent.join("t/cgroup.type"), "threaded")?;
+    let result = Cgroup::create(&scratch.path, None);
+    std::fs::remove_dir(scratch.parent.join("t"))?;
+    match result {
+        Err(Error::Threaded { mode, .. }) => assert_eq!(mode, "domain invalid"),
+        other => return Err(format!("{other:?}").into()),
+    }
+    assert!(!scratch.dir().exists());
+    Ok(())
+}
+
+impl Scratch {
+    fn read(&self, file: &str) -> String {
+        let path = self.dir().join(file);
+        std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
+    }
+}
+
+fn limits() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    scratch.create(
+        r#"{"memory":{"limit":67108864,"reservation":33554432,"swap":134217728},
+            "cpu":{"shares":512,"quota":50000,"period":200000,"burst":10000,"cpus":"0","mems":"0"},
+            "pids":{"limit":77}}"#,
+    )?;
+    for (file, expected) in [
+        ("memory.max", "67108864"),
+        ("memory.low", "33554432"),
+        ("memory.swap.max", "67108864"),
+        ("cpu.weight", "59"),
+        ("cpu.max", "50000 200000"),
+        ("cpu.max.burst", "10000"),
+        ("cpuset.cpus", "0"),
+        ("cpuset.mems", "0"),
+        ("pids.max", "77"),
+    ] {
+        assert_eq!(scratch.read(file), expected, "{file}");
+    }
+    Ok(())
+}
+
+fn update() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create(r#"{"memory":{"limit":67108864,"swap":67108864},"cpu":{"quota":20000}}"#)?;
+    assert_eq!(scratch.read("memory.swap.max"), "0");
+    for (limit, swap, expected) in [(134_217_728, 268_435_456, "134217728"), (33_554_432, 33_554_432, "0")] {
+        cgroup.update(&serde_json::from_value(serde_json::json!({"memory":{"limit":limit,"swap":swap}}))?)?;
+        assert_eq!(scratch.read("memory.swap.max"), expected);
+    }
+    cgroup.update(&serde_json::from_str(r#"{"memory":{"limit":-1},"cpu":{"quota":100000,"burst":50000}}"#)?)?;
+    assert_eq!((scratch.read("memory.max"), scratch.read("memory.swap.max")), ("max".into(), "max".into()));
+    assert_eq!((scratch.read("cpu.max").as_str(), scratch.read("cpu.max.burst").as_str()), ("100000 100000", "50000"));
+    Ok(())
+}
+
+fn check_before_update() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let _inmate = Inmate::run(&cgroup, "x=$(head -c 2000000 /dev/zero | tr '\\0' x); echo up; exec sleep 100");
+    std::thread::sleep(Duration::from_millis(500));
+    let result = cgroup.update(&serde_json::from_str(r#"{"memory":{"limit":4096,"checkBeforeUpdate":true}}"#)?);
+    assert!(matches!(result, Err(Error::BelowUsage { limit: 4096, .. })), "{result:?}");
+    assert_eq!(scratch.read("memory.max"), "max");
+    Ok(())
+}
+
+fn unified() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    scratch.create(r#"{"unified":{"memory.high":"50331648","pids.max":"11"}}"#)?;
+    assert_eq!((scratch.read("memory.high").as_str(), scratch.read("pids.max").as_str()), ("50331648", "11"));
+    match Scratch::new().create(r#"{"unified":{"memory.nonsense":"1"}}"#) {
+        Err(Error::NoController { controller: "memory", file }) if file == "memory.nonsense" => Ok(()),
+        other => Err(format!("{other:?}").into()),
+    }
+}
+
+fn oom() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)?;
+    let mut watch = cgroup.watch_oom()?.ok_or("no watch")?;
+    assert!(!watch.triggered());
+    let mut inmate = Inmate::run(&cgroup, "exec tail /dev/zero");
+    assert!(inmate.ended());
+    let mut told = 0;
+    while readable(&watch, Duration::from_secs(1)) {
+        told += u32::from(watch.triggered());
+    }
+    assert_eq!(told, 1);
+    cgroup.remove()?;
+    assert!(!watch.triggered());
+    Ok(())
+}
+
+fn controlled_statistics() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = scratch.create(r#"{"memory":{"limit":67108864},"pids":{"limit":50},"cpu":{"quota":10000}}"#)?;
+    let _inmate = Inmate::run(&cgroup, "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 100");
+    std::thread::sleep(Duration::from_millis(500));
+    let Stats::V2(stats) = cgroup.stats()? else { return Err("not v2".into()) };
+    assert_eq!((stats.pids.current, stats.pids.limit), (1, 50));
+    assert_eq!((stats.memory.usage_limit, stats.memory.swap_limit), (67_108_864, u64::MAX));
+    assert!(stats.memory.usage > 0 && stats.memory.max_usage >= stats.memory.usage && stats.memory.pgfault > 0);
+    assert!(stats.cpu.nr_periods > 0 && stats.cpu.throttled_usec > 0);
+    assert_eq!(stats.memory_events.ok_or("no events")?.oom_kill, 0);
     Ok(())
 }
