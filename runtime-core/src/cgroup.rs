@@ -89,6 +89,17 @@ impl Cgroup {
         }
     }
 
+    /// Where `pid`, a process of it, lives, if that is a cgroup below this one; `None` if it is this
+    /// one, and on v1. A v2 cgroup whose children have controllers takes no processes itself (EBUSY):
+    /// an exec into a container that divided its cgroup so goes where its init is.
+    pub fn home_of(&self, pid: Pid) -> Result<Option<Cgroup>, Error> {
+        let Groups::V2(group) = &self.groups else { return Ok(None) };
+        let own = self.path.within(&[""])?;
+        let Some(below) = path::below(&own, pid)? else { return Ok(None) };
+        let path = self.path.join(&below);
+        Ok(Some(Cgroup { path, groups: Groups::V2(group.child(&below)?) }))
+    }
+
     /// Changes the limits that are given. Device rules are not touched.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         match &self.groups {

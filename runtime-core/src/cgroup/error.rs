@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use super::layout::Controller;
+use crate::container::ErrorKind;
 
 /// What can go wrong with a cgroup.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +28,17 @@ pub enum Error {
         #[source]
         source: Errno,
     },
-    /// A relative path needs our own cgroup.
-    #[error("read /proc/self/cgroup")]
-    OwnCgroup(#[source] std::io::Error),
+    /// /proc does not say in which cgroups a process is: we, for a relative path, or another one.
+    #[error("read the cgroups of a process")]
+    ProcessCgroup(#[source] std::io::Error),
+    /// A process is elsewhere.
+    #[error("process {pid} is not in cgroup {path}")]
+    NotBelow {
+        /// The process.
+        pid: i32,
+        /// Where it should be.
+        path: String,
+    },
     /// A relative path needs our own cgroup, and no name reaches it.
     #[error("our own {controller} cgroup is not below the visible root")]
     OwnCgroupHidden {
@@ -120,11 +129,12 @@ pub enum Error {
         /// Memory alone.
         limit: Option<i64>,
     },
-    /// `checkBeforeUpdate`: a limit is not above what is in use.
+    /// A memory limit is not above what is in use and cannot be reclaimed (v1), or is in use at all and
+    /// `checkBeforeUpdate` is set (v2).
     #[error("{file} {limit} is not above the present usage {usage}")]
     BelowUsage {
         /// Which limit.
-        file: &'static str,
+        file: String,
         /// As asked, in bytes.
         limit: u64,
         /// In bytes.
@@ -200,6 +210,29 @@ pub enum Error {
         #[source]
         source: Errno,
     },
+}
+
+impl Error {
+    /// What a caller can make of it.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::SystemdDriver { .. } => ErrorKind::Unimplemented,
+            Self::InUse { .. } => ErrorKind::AlreadyExists,
+            Self::BelowUsage { .. } | Self::Busy { .. } => ErrorKind::FailedPrecondition,
+            Self::BadPath { .. }
+            | Self::OutOfRange { .. }
+            | Self::Swap { .. }
+            | Self::UnifiedOnV1
+            | Self::UnifiedName { .. }
+            | Self::OnlyV1 { .. }
+            | Self::DeviceRule { .. }
+            | Self::DeviceHole { .. }
+            | Self::Write { source: Errno::INVAL | Errno::RANGE, .. } => ErrorKind::InvalidArgument,
+            Self::Read { source: Errno::NOENT | Errno::NODEV, .. } => ErrorKind::NotFound,
+            _ => ErrorKind::Other,
+        }
+    }
 }
 
 fn busy_hint(errno: Errno) -> &'static str {

@@ -1,5 +1,6 @@
 //! Where a container's cgroup is: `linux.cgroupsPath`, understood.
 
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -62,7 +63,7 @@ impl CgroupPath {
     pub(crate) fn pinned(&self) -> Result<CgroupPath, Error> {
         let base = match &self.base {
             Base::Own => {
-                let own = std::fs::read_to_string("/proc/self/cgroup").map_err(Error::OwnCgroup)?;
+                let own = std::fs::read_to_string("/proc/self/cgroup").map_err(Error::ProcessCgroup)?;
                 Base::Was(own)
             }
             base => base.clone(),
@@ -81,6 +82,11 @@ impl CgroupPath {
         Ok(if own.is_empty() { self.path.clone() } else { format!("{own}/{}", self.path) })
     }
 
+    /// The cgroup `below` this one.
+    pub(super) fn join(&self, below: &str) -> CgroupPath {
+        CgroupPath { path: format!("{}/{below}", self.path), base: self.base.clone() }
+    }
+
     /// The last component: the cgroup's own name.
     pub(super) fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
@@ -93,6 +99,22 @@ impl std::fmt::Display for CgroupPath {
             Base::Root => write!(f, "/{}", self.path),
             Base::Own | Base::Was(_) => f.write_str(&self.path),
         }
+    }
+}
+
+/// The v2 cgroup of `pid`, relative to its ancestor `own`; `None` if that is where it lives.
+pub(super) fn below(own: &str, pid: Pid) -> Result<Option<String>, Error> {
+    let text =
+        std::fs::read_to_string(format!("/proc/{}/cgroup", pid.as_raw_nonzero())).map_err(Error::ProcessCgroup)?;
+    let rest = own_path(&text, &[""]).and_then(|path| {
+        let rest = path.strip_prefix(own)?;
+        // A neighbour may have a name that only begins with ours: `/a/bc` is not below `/a/b`.
+        (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/').to_owned())
+    });
+    match rest {
+        Some(rest) if rest.is_empty() => Ok(None),
+        Some(rest) => Ok(Some(rest)),
+        None => Err(Error::NotBelow { pid: pid.as_raw_nonzero().get(), path: format!("/{own}") }),
     }
 }
 

@@ -88,7 +88,19 @@ fn refused(dir: &Dir, setting: &Setting, source: Errno) -> Error {
     if source == Errno::NOENT && dir.has("cgroup.procs") {
         return Error::NoController { controller: setting.controller, file };
     }
+    // v1 keeps no limit below what cannot be reclaimed; the number helps whoever asked.
+    if source == Errno::BUSY
+        && let (Some(usage), Ok(limit)) = (memory_usage(dir, &file), setting.value.parse())
+    {
+        return Error::BelowUsage { file, limit, usage };
+    }
     Error::Write { file, value: setting.value.clone(), source }
+}
+
+/// What `memory.limit_in_bytes`, or its like with swap, limits.
+fn memory_usage(dir: &Dir, file: &str) -> Option<u64> {
+    let usage = file.strip_suffix("limit_in_bytes").map(|prefix| format!("{prefix}usage_in_bytes"))?;
+    dir.read(&usage).ok()?.trim().parse().ok()
 }
 
 /// The value for `pids.max`, the same on v1 and v2. Zero is a limit (runtime-spec 1.3); runc writes

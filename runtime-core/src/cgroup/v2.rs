@@ -51,6 +51,12 @@ impl Group {
         }
     }
 
+    /// The cgroup `path` below this one.
+    pub(super) fn child(&self, path: &str) -> Result<Group, Error> {
+        let name = path.rsplit('/').next().unwrap_or(path).to_owned();
+        Ok(Group { dir: open(&self.dir, path)?, name })
+    }
+
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
@@ -79,7 +85,7 @@ impl Group {
         for (file, limit) in [("memory.swap.max", memory.swap()), ("memory.max", memory.limit())] {
             match limit.map(u64::try_from) {
                 Some(Ok(limit)) if limit > 0 && limit <= usage => {
-                    return Err(Error::BelowUsage { file, limit, usage });
+                    return Err(Error::BelowUsage { file: file.to_owned(), limit, usage });
                 }
                 _ => {}
             }

@@ -139,6 +139,9 @@ fn memory_order() -> Result<(), Failed> {
             assert_eq!(scratch.read("memory", "memory.memsw.limit_in_bytes"), swap.to_string());
         }
     }
+    let _inmate = Inmate::run(&cgroup, "x=$(head -c 2000000 /dev/zero | tr '\\0' x); exec sleep 100");
+    let result = cgroup.update(&serde_json::from_str(r#"{"memory":{"limit":4096}}"#)?);
+    assert!(matches!(result, Err(Error::BelowUsage { limit: 4096, .. })), "{result:?}");
     cgroup.update(&serde_json::from_str(r#"{"memory":{"limit":-1}}"#)?)?;
     assert!(scratch.read("memory", "memory.memsw.limit_in_bytes").len() > 15);
     Ok(())

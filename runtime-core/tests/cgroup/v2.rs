@@ -19,7 +19,7 @@ const INSIDE: &str = "CGROUP_TEST_SEES_V2";
 type Test = (&'static str, fn() -> Result<(), Failed>);
 
 /// What needs no controller, or hugetlb at most.
-const TESTS: [Test; 12] = [
+const TESTS: [Test; 13] = [
     ("v2_cgroup_is_made_and_removed", made),
     ("v2_device_program_is_in_force", devices),
     ("v2_device_program_of_a_reused_cgroup_is_replaced", devices_replaced),
@@ -30,6 +30,7 @@ const TESTS: [Test; 12] = [
     ("v2_controller_that_is_not_there_is_named", missing_controller),
     ("v2_controllers_are_enabled_down_the_tree", enabled),
     ("v2_parent_with_processes_is_named", parent_with_processes),
+    ("v2_home_of_a_process_is_found_below", home),
     ("v2_cgroup_beside_a_threaded_one_is_refused", threaded),
     ("v2_statistics_are_read", statistics),
 ];
@@ -265,6 +266,29 @@ fn statistics() -> Result<(), Failed> {
     drop(_inmate);
     cgroup.remove()?;
     assert!(matches!(cgroup.stats(), Err(Error::Read { .. })));
+    Ok(())
+}
+
+fn home() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let inmate = Inmate::run(&cgroup, "exec sleep 100");
+    let pid = rustix::process::Pid::from_raw(inmate.pid()).ok_or("no pid")?;
+    assert!(cgroup.home_of(pid)?.is_none());
+    std::fs::create_dir_all(scratch.dir().join("a/b"))?;
+    std::fs::write(scratch.dir().join("a/b/cgroup.procs"), inmate.pid().to_string())?;
+    let home = cgroup.home_of(pid)?.ok_or("not found")?;
+    let _other = Inmate::run(&home, "exec sleep 100");
+    assert_eq!((home.pids()?.len(), cgroup.pids()?.len()), (2, 2));
+    // `c1x` begins like `c1` and is another cgroup.
+    let neighbour = scratch.parent.join("c1x");
+    std::fs::create_dir(&neighbour)?;
+    let mut stranger = Inmate::run_at(&neighbour.join("cgroup.procs"), "exec sleep 100");
+    let pid = rustix::process::Pid::from_raw(stranger.pid()).ok_or("no pid")?;
+    assert!(matches!(cgroup.home_of(pid), Err(Error::NotBelow { .. })));
+    stranger.0.kill()?;
+    assert!(stranger.ended());
+    std::fs::remove_dir(&neighbour)?;
     Ok(())
 }
 
