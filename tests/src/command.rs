@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 use std::fmt;
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -55,18 +56,33 @@ impl fmt::Display for Outcome {
 pub struct Running {
     child: Child,
     what: String,
-    stdout: JoinHandle<Vec<u8>>,
-    stderr: JoinHandle<Vec<u8>>,
+    stdout: Stream,
+    stderr: Stream,
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut all = Vec::new();
-        if let Some(mut stream) = stream {
-            let _ = stream.read_to_end(&mut all);
-        }
-        all
-    })
+/// What a stream brought so far, and the thread that reads it.
+struct Stream {
+    text: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Stream {
+    fn read(stream: Option<impl Read + Send + 'static>) -> Stream {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let sink = text.clone();
+        let reader = std::thread::spawn(move || {
+            let Some(mut stream) = stream else { return };
+            let mut buffer = [0; 16384];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
+            }
+        });
+        Stream { text, reader }
+    }
+
+    fn so_far(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
 }
 
 /// Starts a command with its output captured; stdin is empty unless the command says otherwise before.
@@ -74,7 +90,7 @@ pub fn start(command: &mut Command) -> Result<Running> {
     let what = format!("{command:?}");
     let mut child =
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().with_context(|| format!("start {what}"))?;
-    let (stdout, stderr) = (collect(child.stdout.take()), collect(child.stderr.take()));
+    let (stdout, stderr) = (Stream::read(child.stdout.take()), Stream::read(child.stderr.take()));
     Ok(Running { child, what, stdout, stderr })
 }
 
@@ -94,6 +110,24 @@ impl Running {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Waits until a line of its stdout holds these texts; an error if none comes, or it ends without one.
+    pub fn expect(&self, texts: &[&str]) -> Result<()> {
+        let holds = || self.stdout.so_far().lines().any(|line| texts.iter().all(|text| line.contains(text)));
+        let found = poll(DEADLINE, || {
+            let finished = self.stdout.reader.is_finished();
+            (holds() || finished).then(holds)
+        });
+        if found != Some(true) {
+            bail!(
+                "{} never printed {texts:?}, but {:?} and {:?}",
+                self.what,
+                self.stdout.so_far(),
+                self.stderr.so_far()
+            );
+        }
+        Ok(())
+    }
+
     /// Waits for its end; one that does not come in time is killed and is an error.
     pub fn wait(mut self, deadline: Duration) -> Result<Outcome> {
         let Some(status) = wait_for(&mut self.child, deadline)? else {
@@ -101,18 +135,18 @@ impl Running {
             let _ = self.child.wait();
             bail!("{} still ran after {deadline:?}", self.what);
         };
-        let text = |reader: JoinHandle<Vec<u8>>, name: &str| -> Result<String> {
+        let text = |stream: &Stream, name: &str| -> Result<String> {
             // A process that inherited the pipe could hold it open for ever.
             let end = Instant::now() + Duration::from_secs(10);
-            while !reader.is_finished() {
+            while !stream.reader.is_finished() {
                 if Instant::now() > end {
                     bail!("{} ended, but something holds its {name} open", self.what);
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
-            Ok(String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned())
+            Ok(stream.so_far())
         };
-        let (stdout, stderr) = (text(self.stdout, "stdout")?, text(self.stderr, "stderr")?);
+        let (stdout, stderr) = (text(&self.stdout, "stdout")?, text(&self.stderr, "stderr")?);
         Ok(Outcome { code: code(status), stdout, stderr })
     }
 

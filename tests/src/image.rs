@@ -37,6 +37,14 @@ pub fn remove() {
     }
 }
 
+/// Unpacks the image's only layer into a directory.
+pub fn unpack(directory: &Path) -> Result<()> {
+    let layer = layer()?;
+    let mut archive = tar::Archive::new(layer.as_slice());
+    archive.set_preserve_permissions(true);
+    archive.unpack(directory).with_context(|| format!("unpack the image into {}", directory.display()))
+}
+
 /// The images as the bytes of a tar with an OCI layout.
 pub fn build() -> Result<Vec<u8>> {
     let layer = layer()?;

@@ -7,6 +7,7 @@ use crate::leftovers::Leftovers;
 use crate::terminal::Terminal;
 use crate::version::Version;
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::fmt;
 use std::fs;
@@ -122,6 +123,45 @@ impl<'a> Scene<'a> {
         Terminal::start(&mut self.containerd.ctr_command(&strs(&self.run_arguments(flags, name, argv))))
     }
 
+    /// The image's files in a directory of this scene's own.
+    pub fn rootfs(&self) -> Result<PathBuf> {
+        let directory = self.scratch()?.join("rootfs");
+        if !directory.exists() {
+            crate::image::unpack(&directory)?;
+        }
+        Ok(directory)
+    }
+
+    /// `ctr run FLAGS --config` with the daemon's default spec as `change` has changed it. Its root is
+    /// [`Scene::rootfs`], its cgroup the one that `ctr run` would choose.
+    pub fn run_spec(
+        &self,
+        flags: &[&str],
+        name: &str,
+        argv: &[&str],
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Outcome> {
+        let file = self.spec(name, argv, change)?;
+        let (runtime, file, id) = (self.runtime.name(), file.to_string_lossy().into_owned(), self.id(name));
+        let mut arguments = vec!["run", "--runtime", &runtime];
+        arguments.extend(flags);
+        arguments.extend(["--config", &file, &id]);
+        self.ctr(&arguments)
+    }
+
+    /// Writes such a spec to a file.
+    pub fn spec(&self, name: &str, argv: &[&str], change: impl FnOnce(&mut Value)) -> Result<PathBuf> {
+        let mut spec: Value = serde_json::from_str(&self.ctr(&["oci", "spec"])?.success()?.stdout)?;
+        spec["root"] = json!({ "path": self.rootfs()? });
+        spec["process"]["args"] = json!(argv);
+        spec["process"]["env"] = json!(["PATH=/bin"]);
+        spec["linux"]["cgroupsPath"] = format!("/{}/{}", self.containerd.namespace(), self.id(name)).into();
+        change(&mut spec);
+        let file = self.scratch()?.join(format!("{name}.json"));
+        fs::write(&file, spec.to_string())?;
+        Ok(file)
+    }
+
     /// A detached container that sleeps until it is killed; `trap` makes TERM end it at once.
     pub fn sleeper(&self, flags: &[&str], name: &str) -> Result<String> {
         let flags: Vec<&str> = ["-d"].iter().chain(flags).copied().collect();
@@ -191,7 +231,8 @@ impl<'a> Scene<'a> {
 
     /// A text without the names that differ from scene to scene.
     pub fn without_names(&self, text: &str) -> String {
-        text.replace(&self.tag, "SCENE")
+        without_times(text)
+            .replace(&self.tag, "SCENE")
             .replace(&*self.containerd.directory().to_string_lossy(), "DIRECTORY")
             .replace(self.containerd.namespace(), "NAMESPACE")
             .replace(&self.runtime.name(), "RUNTIME")
@@ -242,6 +283,15 @@ impl Outcome {
     pub fn success_or(self, text: &str) -> Result<Outcome> {
         if self.code != 0 && !self.stderr.contains(text) { self.success() } else { Ok(self) }
     }
+}
+
+/// A text without the time stamps of ctr's own log.
+fn without_times(text: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("time=\"").and_then(|rest| rest.split_once('"')) {
+        Some((_, rest)) => format!("time{rest}"),
+        None => line.to_owned(),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Borrowed arguments.

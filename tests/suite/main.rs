@@ -1,12 +1,19 @@
 //! The scenarios: each runs with runc and with Berth, on each containerd, and what it sees must be the same.
 //!
 //! `cargo test -p berth-tests --test suite -- v2::run` runs those whose name holds `v2::run`; `--list` lists them.
-//! Needs root, and what `tests/setup` fetches. A scenario that this host cannot run is ignored, with the reason.
+//! `BERTH_SHOW=1` prints what runc's containers saw. Needs root, and what `tests/setup` fetches. A scenario that this host cannot run is ignored, with the reason.
 
+mod events;
+mod exec;
+mod lifecycle;
+mod limits;
+mod mounts;
+mod namespaces;
 mod pods;
 mod pods_exec;
 mod pods_stop;
 mod run;
+mod terminals;
 
 use anyhow::{Error, Result, bail};
 use berth_tests::containerd::{Config, Containerd};
@@ -54,6 +61,13 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("pods", pods::scenarios()),
         ("pods_exec", pods_exec::scenarios()),
         ("pods_stop", pods_stop::scenarios()),
+        ("limits", limits::scenarios()),
+        ("mounts", mounts::scenarios()),
+        ("namespaces", namespaces::scenarios()),
+        ("terminals", terminals::scenarios()),
+        ("exec", exec::scenarios()),
+        ("lifecycle", lifecycle::scenarios()),
+        ("events", events::scenarios()),
     ]
 }
 
@@ -107,7 +121,13 @@ fn perform(daemons: &Daemons, version: Version, scenario: &Scenario) -> Result<(
         scene.finish(outcome)
     };
     match scenario.run {
-        Run::Both(run) => compare(&record(Runtime::Runc, run)?, &record(Runtime::Berth, run)?),
+        Run::Both(run) => {
+            let runc = record(Runtime::Runc, run)?;
+            if std::env::var_os("BERTH_SHOW").is_some() {
+                runc.iter().for_each(|(what, seen)| eprintln!("{} {what}:\n{seen}", scenario.name));
+            }
+            compare(&runc, &record(Runtime::Berth, run)?)
+        }
         Run::Berth(run) => record(Runtime::Berth, run).map(drop),
         Run::Pods(run) => compare(&pods(Runtime::Runc, run)?, &pods(Runtime::Berth, run)?),
         Run::Alone(run) => run(version),
