@@ -37,7 +37,15 @@ pub struct Process {
     state: watch::Sender<State>,
     /// Set once, when the kernel has made it.
     born: OnceLock<Born>,
-    io: Mutex<Option<Arc<stdio::Io>>>,
+    io: Mutex<Channel>,
+}
+
+/// A process's stdio.
+#[derive(Default)]
+struct Channel {
+    io: Option<Arc<stdio::Io>>,
+    /// The client has no more to say. It may say so while the stdio is still being opened.
+    stdin_closed: bool,
 }
 
 /// A process that the kernel knows.
@@ -136,12 +144,25 @@ impl Process {
 
     /// Its stdio, while it is open.
     pub fn io(&self) -> Option<Arc<stdio::Io>> {
-        lock(&self.io).clone()
+        lock(&self.io).io.clone()
     }
 
     /// Gives it its stdio.
     pub fn set_io(&self, io: Arc<stdio::Io>) {
-        *lock(&self.io) = Some(io);
+        let mut channel = lock(&self.io);
+        if channel.stdin_closed {
+            io.close_stdin();
+        }
+        channel.io = Some(io);
+    }
+
+    /// Ends its stdin when the client has ended its own.
+    pub fn close_stdin(&self) {
+        let mut channel = lock(&self.io);
+        channel.stdin_closed = true;
+        if let Some(io) = &channel.io {
+            io.close_stdin();
+        }
     }
 
     /// Waits for its output to be taken, then closes it.
@@ -151,7 +172,7 @@ impl Process {
             tracing::warn!("output is still held open by another process and is closed now");
         }
         io.close().await;
-        lock(&self.io).take();
+        lock(&self.io).io.take();
     }
 }
 

@@ -181,8 +181,8 @@ impl Task {
 
     fn close_io(&self, request: CloseIORequest) -> Result<Empty, Error> {
         let process = self.containers.get(&request.id)?.process(&request.exec_id)?;
-        if let Some(io) = process.io().filter(|_| request.stdin) {
-            io.close_stdin();
+        if request.stdin {
+            process.close_stdin();
         }
         Ok(Empty::default())
     }
@@ -254,14 +254,13 @@ impl Task {
     }
 }
 
-/// Gives a process its pid and its stdio. On an error the child's end is nobody's to tell.
+/// Gives a process its pid and its console. On an error the child's end is nobody's to tell.
 fn adopt(process: &Process, io: &Arc<stdio::Io>, child: &mut Child, verb: &'static str) -> Result<(), Error> {
     if let Some(console) = child.console.take() {
         io.attach_console(console).map_err(Error::stdio(verb))?;
     }
     let pidfd = child.pidfd.try_clone().map_err(Error::descriptor)?;
     process.born(child.pid, pidfd);
-    process.set_io(io.clone());
     Ok(())
 }
 

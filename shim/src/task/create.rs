@@ -33,6 +33,7 @@ impl Task {
             }
         };
         let init = Process::new(streams);
+        init.set_io(io.clone());
         if let Err(error) = adopt(&init, &io, &mut child, "create") {
             let undone = blocking("create", move || container.delete().map_err(Error::runtime("delete"))).await;
             if let Err(error) = undone {

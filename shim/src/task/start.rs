@@ -73,6 +73,8 @@ impl Task {
     async fn exec_process(&self, record: &Arc<Record>, exec: &Arc<Exec>) -> Result<Child, Error> {
         let (io, files) = self.open_io("exec", &record.id, &exec.process.streams, record.io_owner).await?;
         let io = Arc::new(io);
+        // Before the process is there: a client with little to say closes its stdin meanwhile.
+        exec.process.set_io(io.clone());
         let (container, making, runtime) = (record.clone(), exec.clone(), self.runtime.clone());
         let made = blocking("exec", move || {
             container.container.exec(&making.spec, files, &runtime).map_err(Error::runtime("exec"))
