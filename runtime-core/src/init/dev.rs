@@ -68,14 +68,14 @@ impl Init<'_> {
         let root = self.root()?;
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        let master = in_root::resolve(root, c"dev/pts/ptmx", flags, resolve)?;
+        let master = above_stdio(in_root::resolve(root, c"dev/pts/ptmx", flags, resolve)?)?;
         let stat = status(master.as_fd())?;
         if fstatfs(&master)?.f_type as i64 != DEVPTS_SUPER_MAGIC || !is_device(&stat, PTMX) {
             return Err(Errno::NODEV);
         }
         rustix::pty::unlockpt(&master)?;
-        let slave =
-            rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let slave = above_stdio(rustix::pty::ioctl_tiocgptpeer(&master, flags)?)?;
         if let Some((rows, columns)) = size {
             let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&slave, size)?;
@@ -155,6 +155,12 @@ fn become_session_leader() -> Result<(), Errno> {
         Ok(_) | Err(Errno::PERM) => Ok(()),
         Err(errno) => Err(errno),
     }
+}
+
+/// The child has no stdio yet, so that a new descriptor may be 0, 1 or 2: it would be overwritten by what belongs there,
+/// and closed with its owner.
+fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::io::fcntl_dupfd_cloexec(fd, 3)
 }
 
 fn stdio_from(fds: [BorrowedFd<'_>; 3]) -> Result<(), Errno> {
