@@ -11,6 +11,10 @@ mod mounts;
 mod namespaces;
 mod pods;
 mod pods_exec;
+mod pods_faults;
+mod pods_mounts;
+mod pods_resources;
+mod pods_security;
 mod pods_stop;
 mod run;
 mod terminals;
@@ -38,6 +42,8 @@ pub enum Run {
     Berth(fn(&Scene<'_>) -> Result<()>),
     /// Pods, through the handlers of runc and of Berth on the shared daemon with CRI; the records are compared.
     Pods(fn(&Kubelet<'_>) -> Result<()>),
+    /// Pods, through Berth's handler only.
+    BerthPods(fn(&Kubelet<'_>) -> Result<()>),
     /// With a daemon of its own, which it starts: it needs a configuration, or hurts the daemon.
     Alone(fn(Version) -> Result<()>),
 }
@@ -60,6 +66,10 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("run", run::scenarios()),
         ("pods", pods::scenarios()),
         ("pods_exec", pods_exec::scenarios()),
+        ("pods_mounts", pods_mounts::scenarios()),
+        ("pods_resources", pods_resources::scenarios()),
+        ("pods_security", pods_security::scenarios()),
+        ("pods_faults", pods_faults::scenarios()),
         ("pods_stop", pods_stop::scenarios()),
         ("limits", limits::scenarios()),
         ("mounts", mounts::scenarios()),
@@ -130,6 +140,7 @@ fn perform(daemons: &Daemons, version: Version, scenario: &Scenario) -> Result<(
         }
         Run::Berth(run) => record(Runtime::Berth, run).map(drop),
         Run::Pods(run) => compare(&pods(Runtime::Runc, run)?, &pods(Runtime::Berth, run)?),
+        Run::BerthPods(run) => pods(Runtime::Berth, run).map(drop),
         Run::Alone(run) => run(version),
     }
 }

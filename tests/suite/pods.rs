@@ -110,8 +110,7 @@ fn relations(k: &Kubelet<'_>, pod: &Pod) -> Result<(String, String)> {
 }
 
 fn containers_share_the_pods_namespaces(k: &Kubelet<'_>) -> Result<()> {
-    let pod = k.pod("pod")?.namespaces(|n| n.set_pid(NamespaceMode::Container));
-    let (_, one) = relations(k, &pod)?;
+    let (_, one) = relations(k, &k.pod("pod")?)?;
     k.see("pid 1", k.cri.sh(&one, "cat /proc/1/comm")?.stdout);
     k.cri.sh(&one, "echo shared >/dev/shm/file")?;
     k.see("shm", k.cri.sh(&one, "grep /dev/shm /proc/mounts | cut -d' ' -f2-4; stat -c %a /dev/shm")?.stdout);

@@ -225,7 +225,7 @@ fn twenty_execs_run_at_once(k: &Kubelet<'_>) -> Result<()> {
         for thread in running {
             thread.join().map_err(|_| anyhow!("a thread panicked"))??;
         }
-        k.see("processes left", k.cri.sh(one, "ls -d /proc/[0-9]* | wc -l")?.stdout);
+        k.see("processes left", k.cri.sh(one, "pgrep -x sleep | wc -l")?.stdout);
         Ok(())
     })
 }

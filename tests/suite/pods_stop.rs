@@ -88,7 +88,7 @@ fn exit_codes_and_signals_are_told(k: &Kubelet<'_>) -> Result<()> {
     for signal in [rustix::process::Signal::KILL, rustix::process::Signal::USR1] {
         let name = format!("signal{}", signal.as_raw());
         let one = k.start(&sandbox, &pod, &k.sleeper(&pod, &name))?;
-        std::thread::sleep(Duration::from_millis(200));
+        k.wait_for_line(&name, "ready")?;
         let pid = rustix::process::Pid::from_raw(k.pid(&one)?).ok_or_else(|| anyhow!("pid 0"))?;
         rustix::process::kill_process(pid, signal)?;
         let status = k.cri.wait_for(&one, ContainerState::ContainerExited)?;

@@ -86,9 +86,9 @@ impl Kubelet<'_> {
         Container::new(pod, name, IMAGE, &["/bin/sh", "-c", script])
     }
 
-    /// A container that sleeps, ends at once with code 15 at TERM, and with 10 at USR1.
+    /// A container that says `ready` and sleeps, ends at once with code 15 at TERM, and with 10 at USR1.
     pub fn sleeper(&self, pod: &Pod, name: &str) -> Container {
-        let script = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
+        let script = "trap 'exit 15' TERM; trap 'exit 10' USR1; echo ready; while :; do sleep 1000 & wait $!; done";
         self.script(pod, name, script)
     }
 
@@ -123,6 +123,7 @@ impl Kubelet<'_> {
         let pod = self.pod("pod")?;
         let sandbox = self.run(&pod)?;
         let container = self.start(&sandbox, &pod, &self.sleeper(&pod, "sleeper"))?;
+        self.wait_for_line("sleeper", "ready")?;
         Ok((sandbox, container))
     }
 

@@ -27,7 +27,10 @@ impl Pod {
             linux: Some(v1::LinuxPodSandboxConfig::default()),
             ..Default::default()
         };
-        Pod { config }.namespaces(|n| n.set_network(v1::NamespaceMode::Node))
+        Pod { config }.namespaces(|n| {
+            n.set_network(v1::NamespaceMode::Node);
+            n.set_pid(v1::NamespaceMode::Container);
+        })
     }
 
     /// Below this cgroup, as kubelet with the cgroupfs driver asks.
@@ -36,7 +39,8 @@ impl Pod {
         self
     }
 
-    /// Changes the namespaces' modes (the default is POD but for the network, which is NODE).
+    /// Changes the namespaces' modes; the default is kubelet's, but for the network, which is NODE: a pid namespace of
+    /// each container's own, and ipc of the pod's.
     pub fn namespaces(mut self, change: impl FnOnce(&mut v1::NamespaceOption)) -> Pod {
         change(self.security().namespace_options.get_or_insert_default());
         self
