@@ -25,7 +25,7 @@ use rustix::process::{Pid, Signal};
 
 pub use error::{Error, ErrorKind};
 
-use crate::cgroup::{Attachment, Cgroup, CgroupPath};
+use crate::cgroup::{self, Attachment, Cgroup, CgroupPath};
 use crate::children::{Child, Children};
 use crate::host::{CgroupLayout, Hierarchy, Host};
 use crate::plan::rootfs::Mount;
@@ -311,12 +311,12 @@ fn resources(spec: &Spec) -> Option<&LinuxResources> {
     spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
 }
 
-fn cgroups_path(spec: &Spec) -> Option<&str> {
+pub(crate) fn cgroups_path(spec: &Spec) -> Option<&str> {
     spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()).and_then(|path| path.to_str())
 }
 
 /// Where the cgroup is in each v1 hierarchy, for a mount of type `cgroup` without a cgroup namespace.
-fn cgroup_directories(host: &Host, path: &CgroupPath) -> Result<Vec<CgroupDirectory>, Error> {
+pub(crate) fn cgroup_directories(host: &Host, path: &CgroupPath) -> Result<Vec<CgroupDirectory>, cgroup::Error> {
     let CgroupLayout::V1(hierarchies) = &host.cgroup else { return Ok(Vec::new()) };
     let directory = |hierarchy: &Hierarchy| {
         let controllers: Vec<&str> = hierarchy.options.iter().map(String::as_str).collect();
@@ -327,7 +327,7 @@ fn cgroup_directories(host: &Host, path: &CgroupPath) -> Result<Vec<CgroupDirect
 }
 
 /// A network namespace joined by path may be the one that we are in.
-fn joins_host_network(spec: &Spec) -> bool {
+pub(crate) fn joins_host_network(spec: &Spec) -> bool {
     let inode = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
     let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
     let network = namespaces.into_iter().flatten().find(|namespace| namespace.typ() == LinuxNamespaceType::Network);

@@ -8,6 +8,7 @@ mod errno;
 pub mod host;
 mod init;
 pub mod plan;
+pub mod preview;
 pub mod program;
 mod sources;
 pub mod spawn;

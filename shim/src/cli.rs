@@ -1,6 +1,10 @@
 //! `berth`: the command line.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::path::Path;
+
+use runtime_core::preview;
 
 /// Why a command did nothing.
 #[derive(Debug, thiserror::Error)]
@@ -8,6 +12,12 @@ pub enum Error {
     /// No command, or none that we know.
     #[error("usage: berth plan BUNDLE")]
     Usage,
+    /// There is no plan to be printed.
+    #[error("berth plan")]
+    Plan(#[source] Box<preview::Error>),
+    /// It was not printed.
+    #[error("write to standard output")]
+    Output(#[source] io::Error),
     /// An OCI command that comes later.
     #[error("berth {0}: not implemented yet")]
     NotYet(String),
@@ -35,8 +45,17 @@ const LATER: [&str; 15] = [
 pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<(), Error> {
     let command = words.next().unwrap_or_default().to_string_lossy().into_owned();
     match command.as_str() {
-        "plan" => Err(Error::NotYet(command)),
+        "plan" => match (words.next(), words.next()) {
+            (Some(bundle), None) => plan(&bundle),
+            _ => Err(Error::Usage),
+        },
         name if LATER.contains(&name) => Err(Error::NotYet(command)),
         _ => Err(Error::Usage),
     }
+}
+
+/// Prints what creating the container of a bundle would do.
+fn plan(bundle: &OsStr) -> Result<(), Error> {
+    let plan = preview::preview(Path::new(bundle)).map_err(|error| Error::Plan(Box::new(error)))?;
+    io::stdout().write_all(plan.to_string().as_bytes()).map_err(Error::Output)
 }
