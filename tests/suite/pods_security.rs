@@ -182,8 +182,8 @@ fn a_privileged_container_may_do_more(k: &Kubelet<'_>) -> Result<()> {
     let sandbox = k.run(&pod)?;
     let script = format!(
         "{IDENTITY} mount -t tmpfs none /mnt 2>&1 || mkdir /mnt && mount -t tmpfs none /mnt && echo mounted; \
-         ls /dev | wc -l; ls -l /dev/vda 2>/dev/null | cut -c1-10; grep -E ' /(sys|proc)' /proc/mounts | cut -d' ' -f2,4; \
-         cat /sys/fs/cgroup/devices/devices.list; head -c 16 /dev/vda 2>/dev/null | wc -c"
+         ls /dev | wc -l; ls -l /dev/vda 2>/dev/null | cut -c1-10; grep -E ' /(sys|proc)' /proc/mounts | cut -d' ' -f2,4 | sort; \
+         sort /sys/fs/cgroup/devices/devices.list; head -c 16 /dev/vda 2>/dev/null | wc -c"
     );
     let container = k.script(&pod, "privileged", &script).secured(|s| s.privileged = true);
     k.see("privileged", k.told(&sandbox, &pod, &container)?);
@@ -194,7 +194,7 @@ fn devices_are_given(k: &Kubelet<'_>) -> Result<()> {
     let pod = k.pod("pod")?;
     let sandbox = k.run(&pod)?;
     let script = "ls -l /dev | awk '{print $1, $3, $4, $5, $6, $NF}'; stat -c '%n %F %t:%T %a' /dev/given /dev/full; \
-                  cat /sys/fs/cgroup/devices/devices.list; echo x >/dev/given && echo written; head -c1 /dev/given 2>&1 \
+                  sort /sys/fs/cgroup/devices/devices.list; echo x >/dev/given && echo written; head -c1 /dev/given 2>&1 \
                   | wc -c; ls -ld /dev/shm /dev/pts /dev/mqueue | cut -c1-10; mknod /tmp/disk b 254 0; head -c1 /tmp/disk";
     for (name, permissions) in [("all", "rwm"), ("write", "w")] {
         let mut container = k.script(&pod, name, script);
