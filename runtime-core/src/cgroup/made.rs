@@ -12,12 +12,19 @@ impl<'a> Made<'a> {
     /// Makes `path` below `root`, with the parents that are missing; true if it was not there before.
     pub(super) fn make(&mut self, root: &'a Dir, path: &str) -> Result<bool, Error> {
         let error = |source| Error::Directory { act: "make", path: path.to_owned(), source };
-        match self.one(root, path) {
-            Err(Errno::NOENT) => {}
-            result => return result.map_err(error),
-        }
-        for (slash, _) in path.match_indices('/') {
-            self.one(root, &path[..slash]).map_err(error)?;
+        // Somebody else's create may fail just now and take a parent back that both of us need.
+        const TRIES: usize = 4;
+        for _ in 0..TRIES {
+            match self.one(root, path) {
+                Err(Errno::NOENT) => {}
+                result => return result.map_err(error),
+            }
+            for (slash, _) in path.match_indices('/') {
+                match self.one(root, &path[..slash]) {
+                    Err(Errno::NOENT) => break,
+                    result => result.map_err(error)?,
+                };
+            }
         }
         self.one(root, path).map_err(error)
     }

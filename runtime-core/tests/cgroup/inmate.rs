@@ -25,6 +25,20 @@ impl Inmate {
         Inmate::spawn(enter, script)
     }
 
+    /// Runs `script` with two megabytes of its own.
+    pub fn grown(cgroup: &Cgroup, script: &str) -> Inmate {
+        const GROW: &str = "x=$(head -c 2000000 /dev/zero | tr '\\0' x); echo up\n";
+        let mut inmate = Inmate::run(cgroup, &format!("{GROW}{script}"));
+        inmate.hear("up\n");
+        inmate
+    }
+
+    fn hear(&mut self, expected: &str) {
+        let mut line = vec![0; expected.len()];
+        std::io::Read::read_exact(self.0.stdout.as_mut().unwrap(), &mut line).unwrap();
+        assert_eq!(line, expected.as_bytes());
+    }
+
     /// Runs `script` after writing itself to `procs`.
     pub fn run_at(procs: &std::path::Path, script: &str) -> Inmate {
         Inmate::spawn(format!("echo 0 > {} || exit 9\n", procs.display()), script)
@@ -33,10 +47,9 @@ impl Inmate {
     fn spawn(enter: String, script: &str) -> Inmate {
         let mut command = Command::new("/bin/sh");
         command.arg("-c").arg(enter + "echo in\n" + script).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut line = [0; 3];
-        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut line).unwrap();
-        Inmate(child)
+        let mut inmate = Inmate(command.spawn().unwrap());
+        inmate.hear("in\n");
+        inmate
     }
 
     pub fn pid(&self) -> i32 {

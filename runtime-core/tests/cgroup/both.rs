@@ -1,0 +1,146 @@
+//! What a cgroup does on every version.
+
+use std::time::Duration;
+
+use libtest_mimic::Failed;
+use runtime_core::cgroup::{Cgroup, CgroupPath, Error};
+use rustix::process::Signal;
+
+use super::Test;
+use super::inmate::Inmate;
+use super::scratch::{Scratch, hierarchies};
+
+pub const TESTS: [Test; 10] = [
+    ("cgroup_is_made_in_every_hierarchy_and_removed_from_all", made_everywhere),
+    ("existing_cgroup_is_taken_over_only_if_empty", taken_over),
+    ("missing_controller_is_named_and_nothing_is_left", missing_controller),
+    ("device_rules_are_in_force", device_rules),
+    ("frozen_cgroup_stands_still_until_thawed", frozen),
+    ("kill_ends_a_frozen_cgroup", kill_frozen),
+    ("kill_outruns_forks", kill_forks),
+    ("remove_waits_for_the_killed_and_takes_children_along", remove_waits),
+    ("remove_of_an_inhabited_cgroup_says_so", remove_busy),
+    ("path_in_a_state_file_leads_back", state_file),
+];
+
+fn made_everywhere() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    for controller in hierarchies() {
+        assert!(scratch.dir(&controller).is_dir(), "{controller}");
+    }
+    cgroup.remove()?;
+    for controller in hierarchies() {
+        assert!(!scratch.dir(&controller).exists(), "{controller}");
+    }
+    cgroup.remove()?;
+    cgroup.signal_all(Signal::KILL)?;
+    assert!(Cgroup::open(&scratch.path)?.is_none());
+    assert!(cgroup.pids()?.is_empty());
+    Ok(())
+}
+
+fn taken_over() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    Cgroup::create(&scratch.path, None)?.freeze()?;
+    // What was left frozen must not swallow the next one's processes.
+    let second = Cgroup::create(&scratch.path, None)?;
+    let _inmate = Inmate::run(&second, "exec sleep 100");
+    assert!(matches!(Cgroup::create(&scratch.path, None), Err(Error::InUse { .. })));
+    assert!(hierarchies().iter().all(|hierarchy| scratch.dir(hierarchy).is_dir()));
+    Ok(())
+}
+
+fn missing_controller() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    // No processor has pages of this size.
+    match scratch.create(r#"{"hugepageLimits":[{"pageSize":"3MB","limit":0}]}"#) {
+        Err(Error::NoController { controller: "hugetlb", file }) if file.starts_with("hugetlb.3MB.") => {}
+        other => return Err(format!("{other:?}").into()),
+    }
+    assert!(!hierarchies().iter().any(|hierarchy| scratch.parent(hierarchy).exists()));
+    Ok(())
+}
+
+const KMSG: &str = r#"{"devices":[{"allow":false,"access":"rwm"},
+    {"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
+
+fn device_rules() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let closed = Cgroup::create(&scratch.path, None)?;
+    let mut inmate = Inmate::run(&closed, ": </dev/null && ! (: </dev/kmsg) 2>/dev/null");
+    assert!(inmate.0.wait()?.success());
+    // The rules of a cgroup that was there are replaced: were both in force, the stricter would win.
+    let open = scratch.create(KMSG)?;
+    let mut inmate = Inmate::run(&open, ": </dev/null && : </dev/kmsg && ! (: >/dev/kmsg) 2>/dev/null");
+    assert!(inmate.0.wait()?.success());
+    Ok(())
+}
+
+fn frozen() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let mut inmate = Inmate::run(&cgroup, "while :; do :; done");
+    cgroup.freeze()?;
+    cgroup.freeze()?;
+    let before = inmate.ticks();
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(before, inmate.ticks());
+    cgroup.thaw()?;
+    cgroup.signal_all(Signal::TERM)?;
+    assert!(inmate.ended());
+    Ok(())
+}
+
+fn kill_frozen() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let mut inmate = Inmate::run(&cgroup, "sleep 100 & sleep 100 & wait");
+    cgroup.freeze()?;
+    cgroup.signal_all(Signal::KILL)?;
+    cgroup.remove()?;
+    assert!(inmate.ended());
+    Ok(())
+}
+
+fn kill_forks() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    // Forks without end, but no more than some at a time.
+    let mut inmate = Inmate::run(&cgroup, "for i in 1 2 3; do (while :; do (:); done) & done; wait");
+    std::thread::sleep(Duration::from_millis(100));
+    cgroup.signal_all(Signal::KILL)?;
+    assert!(inmate.ended());
+    cgroup.remove()?;
+    Ok(())
+}
+
+fn remove_waits() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let below = scratch.dir("devices").join("a/b");
+    std::fs::create_dir_all(&below)?;
+    let mut inmate = Inmate::run(&cgroup, "sleep 0.2");
+    std::fs::write(below.join("cgroup.procs"), inmate.pid().to_string())?;
+    cgroup.remove()?;
+    assert!(inmate.ended());
+    assert!(!hierarchies().iter().any(|hierarchy| scratch.dir(hierarchy).exists()));
+    Ok(())
+}
+
+fn remove_busy() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let _inmate = Inmate::run(&cgroup, "exec sleep 100");
+    assert!(matches!(cgroup.remove(), Err(Error::Busy { .. })));
+    Ok(())
+}
+
+fn state_file() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let path: CgroupPath = serde_json::from_str(&serde_json::to_string(cgroup.path())?)?;
+    Cgroup::open(&path)?.ok_or("nothing found")?.remove()?;
+    assert!(!hierarchies().iter().any(|hierarchy| scratch.dir(hierarchy).exists()));
+    Ok(())
+}
