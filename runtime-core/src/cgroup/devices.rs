@@ -100,14 +100,14 @@ pub(super) fn rules(resources: Option<&LinuxResources>) -> Result<Rules, Error> 
                 let devices = Devices { kind, major, minor };
                 rules
                     .except(devices, access, rule.allow())
-                    .map_err(|()| Error::DeviceHole { index, rule: rule.to_string() })?;
+                    .map_err(|()| Error::DeviceHole { index: Some(index), rule: rule.to_string() })?;
             }
         }
     }
     for (devices, access) in DEFAULTS {
         rules
             .except(devices, access, true)
-            .map_err(|()| Error::DeviceHole { index: usize::MAX, rule: line(&devices, access) })?;
+            .map_err(|()| Error::DeviceHole { index: None, rule: line(&devices, access) })?;
     }
     Ok(rules)
 }
@@ -243,7 +243,7 @@ mod tests {
             r#"[{"allow":true,"type":"b","major":8,"access":"rw"},
                 {"allow":false,"type":"b","major":8,"minor":1,"access":"w"}]"#,
         );
-        assert!(matches!(result, Err(Error::DeviceHole { index: 1, .. })));
+        assert!(matches!(result, Err(Error::DeviceHole { index: Some(1), .. })));
     }
 
     #[test]

@@ -164,8 +164,8 @@ pub enum Error {
     /// A device rule that would be ignored.
     #[error("device rule {rule} would cut a hole into a wider one, which cgroups cannot do")]
     DeviceHole {
-        /// Its place in the list.
-        index: usize,
+        /// Its place in the list; `None` for one of the defaults, which come after it.
+        index: Option<usize>,
         /// The rule.
         rule: String,
     },
