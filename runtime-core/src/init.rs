@@ -80,7 +80,7 @@ impl<'a> Init<'a> {
     pub(crate) fn kept(&self) -> Vec<u32> {
         let ours =
             self.sources.iter().chain(self.tasks).chain(self.stdio.into_iter().flatten()).map(AsRawFd::as_raw_fd);
-        let mut kept: Vec<u32> = ours.chain([self.channel.as_raw_fd()]).map(i32::cast_unsigned).collect();
+        let mut kept: Vec<u32> = ours.chain([0, 1, 2, self.channel.as_raw_fd()]).map(i32::cast_unsigned).collect();
         kept.sort_unstable();
         kept.dedup();
         kept
@@ -89,6 +89,9 @@ impl<'a> Init<'a> {
     /// Runs the plan. Called in the child only.
     pub(crate) fn run(mut self, kept: &[u32]) -> ! {
         sys::guard::enter_child();
+        if self.take_stdio().is_err() {
+            sys::exit(1);
+        }
         close_others(kept);
         // What is made has the mode that was asked for; the program's own umask is a step.
         rustix::process::umask(rustix::fs::Mode::empty());
@@ -100,6 +103,13 @@ impl<'a> Init<'a> {
             }
         }
         sys::exit(0)
+    }
+
+    /// 0, 1 and 2 are the program's from the beginning, or stand for a terminal to come: what is opened later must never
+    /// land there.
+    fn take_stdio(&self) -> Result<(), Errno> {
+        let stand_in = [self.channel; 3];
+        dev::stdio_from(self.stdio.map_or(stand_in, |files| files.each_ref().map(AsFd::as_fd)))
     }
 
     fn act(&mut self, step: &Step) -> Result<(), Errno> {
@@ -126,7 +136,7 @@ impl<'a> Init<'a> {
             Step::Readonly(slot) => mounts::readonly(self.slot(*slot)?),
             Step::ReadonlyRoot => mounts::readonly(self.root()?),
             Step::Console { size, bind, uid } => self.console(*size, *bind, *uid),
-            Step::Stdio => self.open_stdio(),
+            Step::Stdio => dev::become_session_leader(),
             Step::ReopenNull => self.reopen_null(),
             Step::ChownStdio { uid } => identity::chown_stdio(*uid),
             Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),

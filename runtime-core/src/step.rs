@@ -104,19 +104,19 @@ pub struct Filesystem {
     pub attributes: u64,
 }
 
-/// A path beneath the container's root, with every prefix ready for mkdirat(2).
+/// A path beneath the container's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InRoot {
     /// The whole path, without a leading slash; `.` for the root itself.
     pub path: CString,
-    /// `a`, `a/b`, `a/b/c` for `a/b/c`: what is opened, and made where it is missing.
-    pub prefixes: Vec<CString>,
-    /// `a`, `b`, `c`: the last name of each prefix.
-    pub names: Vec<CString>,
+    /// Where its last name stands; `.` for the root.
+    pub parent: CString,
+    /// Its last name; empty for the root itself.
+    pub name: CString,
 }
 
 impl InRoot {
-    /// Splits a container path lexically: `.` and empty names go, `..` goes up and stops at the root.
+    /// Cleans a container path lexically: `.` and empty names go, `..` goes up and stops at the root.
     /// `None` if it holds a NUL.
     #[must_use]
     pub fn new(path: &str) -> Option<Self> {
@@ -130,10 +130,10 @@ impl InRoot {
                 name => names.push(name),
             }
         }
-        let whole = if names.is_empty() { ".".to_owned() } else { names.join("/") };
-        let prefixes = (1..=names.len()).map(|n| CString::new(names[..n].join("/")).ok()).collect::<Option<_>>()?;
-        let names = names.iter().map(|name| CString::new(*name).ok()).collect::<Option<_>>()?;
-        Some(Self { path: CString::new(whole).ok()?, prefixes, names })
+        let joined =
+            |names: &[&str]| CString::new(if names.is_empty() { ".".to_owned() } else { names.join("/") }).ok();
+        let (name, parents) = names.split_last().map_or(("", &[][..]), |(name, parents)| (*name, parents));
+        Some(Self { path: joined(&names)?, parent: joined(parents)?, name: CString::new(name).ok()? })
     }
 
     /// The path as the container sees it, for people.
@@ -145,7 +145,7 @@ impl InRoot {
     /// Whether it is the root itself.
     #[must_use]
     pub fn is_root(&self) -> bool {
-        self.names.is_empty()
+        self.name.is_empty()
     }
 }
 

@@ -26,7 +26,7 @@ impl Init<'_> {
     /// A node that is there already is left alone, but it must be the device that was asked for.
     pub(super) fn device(&self, device: &Device) -> Result<(), Errno> {
         let parent = in_root::make_parent(self.root()?, &device.path)?;
-        let name = device.path.names.last().ok_or(Errno::INVAL)?;
+        let name = &device.path.name;
         let kind = FileType::from_raw_mode(device.mode);
         let mode = Mode::from_raw_mode(device.mode & 0o7777);
         let number = rustix::fs::makedev(device.major, device.minor);
@@ -50,7 +50,7 @@ impl Init<'_> {
 
     pub(super) fn symlink(&self, target: &CStr, path: &InRoot) -> Result<(), Errno> {
         let parent = in_root::make_parent(self.root()?, path)?;
-        let name = path.names.last().ok_or(Errno::INVAL)?.as_c_str();
+        let name = path.name.as_c_str();
         match rustix::fs::symlinkat(target, &parent, name) {
             Err(Errno::EXIST) => {}
             other => return other,
@@ -68,14 +68,14 @@ impl Init<'_> {
         let root = self.root()?;
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-        let master = above_stdio(in_root::resolve(root, c"dev/pts/ptmx", flags, resolve)?)?;
+        let master = in_root::resolve(root, c"dev/pts/ptmx", flags, resolve)?;
         let stat = status(master.as_fd())?;
         if fstatfs(&master)?.f_type as i64 != DEVPTS_SUPER_MAGIC || !is_device(&stat, PTMX) {
             return Err(Errno::NODEV);
         }
         rustix::pty::unlockpt(&master)?;
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let slave = above_stdio(rustix::pty::ioctl_tiocgptpeer(&master, flags)?)?;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
         if let Some((rows, columns)) = size {
             let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
             rustix::termios::tcsetwinsize(&slave, size)?;
@@ -104,14 +104,6 @@ impl Init<'_> {
             other => other?,
         };
         attach(mounts::clone_mount(slave)?.as_fd(), target.as_fd())
-    }
-
-    pub(super) fn open_stdio(&self) -> Result<(), Errno> {
-        become_session_leader()?;
-        match self.stdio {
-            Some([stdin, stdout, stderr]) => stdio_from([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
-            None => Ok(()),
-        }
     }
 
     /// CVE-2026-88265: a regular file has device number 0:0 on both sides, so the type is compared first.
@@ -150,20 +142,14 @@ impl Init<'_> {
 }
 
 /// A session of its own, so that the container's terminal is nobody else's. Already a leader: fine.
-fn become_session_leader() -> Result<(), Errno> {
+pub(super) fn become_session_leader() -> Result<(), Errno> {
     match rustix::process::setsid() {
         Ok(_) | Err(Errno::PERM) => Ok(()),
         Err(errno) => Err(errno),
     }
 }
 
-/// The child has no stdio yet, so that a new descriptor may be 0, 1 or 2: it would be overwritten by what belongs there,
-/// and closed with its owner.
-fn above_stdio(fd: OwnedFd) -> Result<OwnedFd, Errno> {
-    rustix::io::fcntl_dupfd_cloexec(fd, 3)
-}
-
-fn stdio_from(fds: [BorrowedFd<'_>; 3]) -> Result<(), Errno> {
+pub(super) fn stdio_from(fds: [BorrowedFd<'_>; 3]) -> Result<(), Errno> {
     for (to, from) in fds.into_iter().enumerate() {
         sys::dup_to_stdio(from, to as i32)?;
     }

@@ -61,12 +61,11 @@ impl Init<'_> {
                 (target, fcntl_dupfd_cloexec(tree, 3)?)
             }
             MountSource::Filesystem { filesystem, inherit_mode } => {
+                // A directory that had to be made has no mode of its own to hand on.
+                let covers = *inherit_mode && in_root::open(self.root()?, &step.target.path).is_ok();
                 let target = self.target(step, Missing::Directory)?;
-                let mount = if *inherit_mode {
-                    make_with_mode_of(filesystem, target.as_fd())?
-                } else {
-                    make_filesystem(filesystem)?
-                };
+                let mount =
+                    if covers { make_with_mode_of(filesystem, target.as_fd())? } else { make_filesystem(filesystem)? };
                 (target, mount)
             }
         };
@@ -102,13 +101,15 @@ impl Init<'_> {
         Ok(target)
     }
 
-    /// `pivot_root(".", ".")` stacks the old root on the new one's `/`, and `.` is still the old root to be let go.
+    /// `pivot_root(".", ".")` stacks the old root on the new one's `/`, from where it is let go.
     pub(super) fn pivot_root(&mut self, no_pivot: bool) -> Result<(), Errno> {
         rustix::process::fchdir(self.root()?)?;
         if no_pivot {
             return self.chroot();
         }
+        let old = rustix::fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         rustix::process::pivot_root(c".", c".")?;
+        rustix::process::fchdir(&old)?;
         // It may still be shared where rootfsPropagation asks so: nothing of the unmounting may reach the host.
         rustix::mount::mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
         rustix::mount::unmount(c".", UnmountFlags::DETACH)?;

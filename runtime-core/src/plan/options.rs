@@ -149,13 +149,11 @@ impl Options {
     /// source's otherwise or with `remount`; access times are kept unless one is named, and nosymfollow, which kernels
     /// before 5.14 do not know.
     pub fn bind_attributes(&self) -> Attributes {
-        const FLAGS: u64 = RDONLY | NOSUID | NODEV | NOEXEC;
-        if self.set == 0 && self.cleared == 0 && !self.atime {
+        const FLAGS: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
+        if self.set == 0 && !self.remount && !self.atime {
             return Attributes::default();
         }
-        let set = self.set & (FLAGS | NOSYMFOLLOW);
-        let cleared = self.cleared & (FLAGS | NOSYMFOLLOW);
-        let mut change = Attributes { set, clear: if self.remount { cleared } else { cleared | (FLAGS & !set) } };
+        let mut change = Attributes { set: self.set & FLAGS, clear: self.cleared & FLAGS };
         if self.atime {
             change.set |= self.access_time();
             change.clear |= ATIME | (NODIRATIME & !change.set);
