@@ -5,7 +5,7 @@
 
 use crate::args::Args;
 use crate::options::{self, Options};
-use crate::seal;
+use crate::{log, seal};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -135,6 +135,10 @@ fn launch(args: &Args, params: &Params, group: &str, socket: &Socket, listener: 
     let binary = seal::own_binary(socket.directory())?;
     let program = seal::path(&binary);
     let log = open_log(Path::new("log"));
+    if let Some(log) = log.as_ref().filter(|_| !args.unknown.is_empty()) {
+        log::write(log, "warning", &format!("unknown flags are ignored: {}", args.unknown.join(" ")));
+    }
+    schedule_apart();
     let mut command = Command::new(program);
     command
         .arg0(std::env::args_os().next().unwrap_or_else(|| OsString::from("containerd-shim-berth-v2")))
@@ -152,6 +156,16 @@ fn launch(args: &Args, params: &Params, group: &str, socket: &Socket, listener: 
     }
     let server = command.spawn().map_err(Error::Spawn)?;
     place(server, &options)
+}
+
+/// SCHED_CORE in containerd's environment asks that nobody else runs on the other threads of a core while one of ours
+/// does. The server inherits it from us.
+fn schedule_apart() {
+    use rustix::thread::{CoreSchedulingScope, create_core_scheduling_cookie};
+    if std::env::var_os("SCHED_CORE").is_some_and(|value| !value.is_empty()) {
+        // Kernels without core scheduling, and machines without such threads, have nothing to keep apart.
+        let _ = create_core_scheduling_cookie(rustix::process::getpid(), CoreSchedulingScope::ThreadGroup);
+    }
 }
 
 /// The bundle's log fifo. Non-blocking: containerd may stop reading it at any time.

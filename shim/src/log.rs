@@ -2,6 +2,7 @@
 //! down, so it is opened non-blocking and a line that does not fit is dropped.
 
 use std::fmt::{self, Write as _};
+use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -30,22 +31,39 @@ impl Subscriber for Lines {
     fn enter(&self, _: &Id) {}
     fn exit(&self, _: &Id) {}
     fn event(&self, event: &Event<'_>) {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let level = match *event.metadata().level() {
             Level::ERROR => "error",
             Level::WARN => "warning",
             Level::INFO => "info",
             _ => "debug",
         };
-        let mut line = Line(format!("time=\"{}\" level={level}", Rfc3339(since)));
+        let mut line = Line::new(level);
         event.record(&mut line);
-        line.0.push('\n');
-        // One write, so that lines of several shims do not mix; full or unread, it is lost.
-        let _ = rustix::io::write(rustix::stdio::stderr(), line.0.as_bytes());
+        line.write(rustix::stdio::stderr());
     }
 }
 
+/// One line of our own, where no subscriber is worth its while.
+pub fn write(log: impl AsFd, level: &str, message: &str) {
+    let mut line = Line::new(level);
+    let _ = write!(line.0, " msg={message:?}");
+    line.write(log);
+}
+
 struct Line(String);
+
+impl Line {
+    fn new(level: &str) -> Line {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Line(format!("time=\"{}\" level={level}", Rfc3339(since)))
+    }
+
+    /// One write, so that lines of several processes do not mix; full or unread, it is lost.
+    fn write(mut self, log: impl AsFd) {
+        self.0.push('\n');
+        let _ = rustix::io::write(log, self.0.as_bytes());
+    }
+}
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

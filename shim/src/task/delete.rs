@@ -13,7 +13,7 @@ use containerd_shim_protos::events::task::TaskDelete;
 use runtime_core::children::Exit;
 use rustix::process::Signal;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long a killed init may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
@@ -80,7 +80,10 @@ impl Task {
         // A child that the exec left behind may hold its output for ever.
         exec.process.close_io(DRAIN).await;
         record.remove_exec(exec_id);
-        Ok(answer(exec.process.pid(), exec.process.state().exit()))
+        let exit = exec.process.state().exit();
+        // Who waits for one that was never started waits no longer.
+        exec.process.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
+        Ok(answer(exec.process.pid(), exit))
     }
 }
 
