@@ -19,3 +19,11 @@ pub fn keep_one_heap() {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
+
+/// Gives the heap's free pages back to the kernel. Takes some ten microseconds on a heap as small as ours.
+pub fn trim_heap() {
+    // SAFETY: malloc_trim takes the heap's own lock and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

@@ -79,6 +79,10 @@ impl Task {
             "Shutdown" => unary(payload, |r| async { self.shutdown(r) }).await,
             method => Err(Error::Unimplemented(format!("method {method}"))),
         };
+        if matches!(request.method.as_str(), "Create" | "Start" | "Delete") {
+            // Parsed specs and profiles are gone by now, and the next request may be hours away. After the answer.
+            tokio::spawn(async { crate::sys::trim_heap() });
+        }
         match answer {
             Ok(payload) => Response { payload, ..Response::default() },
             Err(error) => response(error.code(), error.text()),
