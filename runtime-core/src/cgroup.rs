@@ -47,11 +47,11 @@ enum Groups {
 
 /// How a child gets into the cgroup.
 #[derive(Debug)]
-pub enum Attachment<'a> {
-    /// v1: the child, while it has one thread, writes `0` to each.
-    Tasks(Vec<OwnedFd>),
-    /// v2: the directory, for clone3(2) with CLONE_INTO_CGROUP.
-    Into(BorrowedFd<'a>),
+pub struct Attachment<'a> {
+    /// v2, and the v2 side of a hybrid host: the directory, for clone3(2) with CLONE_INTO_CGROUP.
+    pub directory: Option<BorrowedFd<'a>>,
+    /// v1: `tasks` of each hierarchy; the child, while it has one thread, writes `0` into each.
+    pub tasks: Vec<OwnedFd>,
 }
 
 impl Cgroup {
@@ -83,10 +83,10 @@ impl Cgroup {
 
     /// How a child gets into it.
     pub fn attachment(&self) -> Result<Attachment<'_>, Error> {
-        match &self.groups {
-            Groups::V1(groups) => groups.tasks().map(Attachment::Tasks),
-            Groups::V2(group) => Ok(Attachment::Into(group.fd())),
-        }
+        Ok(match &self.groups {
+            Groups::V1(groups) => Attachment { directory: groups.unified(), tasks: groups.tasks()? },
+            Groups::V2(group) => Attachment { directory: Some(group.fd()), tasks: Vec::new() },
+        })
     }
 
     /// Where `pid`, a process of it, lives, if that is a cgroup below this one; `None` if it is this

@@ -25,13 +25,13 @@ use rustix::process::{Pid, Signal};
 
 pub use error::{Error, ErrorKind};
 
-use crate::cgroup::{self, Attachment, Cgroup, CgroupPath};
+use crate::cgroup::{self, Cgroup, CgroupPath};
 use crate::children::{Child, Children};
 use crate::host::{CgroupLayout, Hierarchy, Host};
 use crate::plan::rootfs::Mount;
 use crate::plan::seccomp::{Cache, Filter};
 use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
-use crate::spawn::{self, Gated, Placement};
+use crate::spawn::{self, Gated};
 use crate::step::{SourceIndex, Step};
 use crate::sys::send_signal;
 
@@ -134,14 +134,14 @@ impl Container {
         })?;
         let mut made = Made::record(request.bundle, &cgroup_path)?;
         let cgroup = made.cgroup(&cgroup_path, resources(spec))?;
-        let placement = placement(cgroup)?;
+        let attachment = cgroup.attachment()?;
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
         let sources = spawn::open_sources(&plan, None)?;
         if let (Some(rootfs), Some(process)) = (rootfs_of(&plan).and_then(|index| sources.get(index.0)), spec.process())
         {
             passwd::set_home(&mut plan.program.env, rootfs.as_fd(), process.user().uid());
         }
-        let (child, gate) = spawn::spawn(plan, sources, &placement, request.stdio.files(), &runtime.children)?;
+        let (child, gate) = spawn::spawn(plan, sources, &attachment, request.stdio.files(), &runtime.children)?;
         let init = match record::write_pid(request.bundle, child.pid)
             .and_then(|()| child.pidfd.try_clone().map_err(Error::Descriptor))
         {
@@ -173,6 +173,17 @@ impl Container {
 
     /// Runs one more process in the container; returns when its program has been executed.
     pub fn exec(&self, process: &Process, stdio: Stdio, runtime: &Runtime) -> Result<Child, Error> {
+        match self.exec_in(&self.cgroup, process, &stdio, runtime) {
+            // A container with a systemd or docker of its own divides its cgroup, which then takes no process itself.
+            Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))) => match self.cgroup.home_of(self.pid)? {
+                Some(home) => self.exec_in(&home, process, &stdio, runtime),
+                None => Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))),
+            },
+            result => result,
+        }
+    }
+
+    fn exec_in(&self, cgroup: &Cgroup, process: &Process, stdio: &Stdio, runtime: &Runtime) -> Result<Child, Error> {
         let mut plan = InitPlan::compile_exec(&ExecInput {
             process,
             spec: &self.spec,
@@ -187,8 +198,7 @@ impl Container {
         if let Some(root) = self.root_of_init() {
             passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
         }
-        let placement = placement(&self.cgroup)?;
-        let (child, _) = spawn::spawn(plan, sources, &placement, stdio.files(), &runtime.children)?;
+        let (child, _) = spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children)?;
         Ok(child)
     }
 
@@ -294,13 +304,6 @@ pub fn destroy(bundle: &Path) -> Result<(), Error> {
     }
     record::remove(bundle);
     Ok(())
-}
-
-fn placement(cgroup: &Cgroup) -> Result<Placement<'_>, Error> {
-    Ok(match cgroup.attachment()? {
-        Attachment::Tasks(tasks) => Placement { cgroup: None, tasks },
-        Attachment::Into(directory) => Placement { cgroup: Some(directory), tasks: Vec::new() },
-    })
 }
 
 fn rootfs_of(plan: &InitPlan) -> Option<SourceIndex> {

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
+use crate::cgroup::Attachment;
 use crate::channel::{Channel, Report};
 use crate::children::{Child, Children, Exit};
 use crate::errno::text;
@@ -69,15 +70,6 @@ pub enum Error {
     Channel(#[source] Errno),
 }
 
-/// Where a child starts.
-#[derive(Debug)]
-pub struct Placement<'a> {
-    /// A cgroup v2 directory to be born in.
-    pub cgroup: Option<BorrowedFd<'a>>,
-    /// `tasks` files for the child to write to, on cgroup v1.
-    pub tasks: Vec<OwnedFd>,
-}
-
 /// A process that is ready and waits at its gate.
 #[derive(Debug)]
 pub struct Gated {
@@ -98,16 +90,16 @@ pub(crate) fn open_sources(plan: &InitPlan, init: Option<BorrowedFd<'_>>) -> Res
 pub(crate) fn spawn(
     plan: InitPlan,
     sources: Vec<OwnedFd>,
-    placement: &Placement<'_>,
+    attachment: &Attachment<'_>,
     stdio: Option<&[OwnedFd; 3]>,
     children: &Children,
 ) -> Result<(Child, Option<Gated>), Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Channel)?;
     let spawning = children.spawning();
     let (pid, pidfd) = {
-        let child = Init::new(&plan, &sources, &placement.tasks, stdio, theirs.as_fd());
+        let child = Init::new(&plan, &sources, &attachment.tasks, stdio, theirs.as_fd());
         let kept = child.kept();
-        let request = CloneRequest { namespaces: plan.clone_flags, cgroup: placement.cgroup, sibling: false };
+        let request = CloneRequest { namespaces: plan.clone_flags, cgroup: attachment.directory, sibling: false };
         let mask = block_signals();
         let cloned = clone_into(request, || child.run(&kept));
         restore_signals(&mask);

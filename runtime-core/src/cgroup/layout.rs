@@ -36,12 +36,16 @@ const V1: [(Controller, &[&str]); 15] = [
     ("name=systemd", &["systemd"]),
 ];
 
+/// The v2 hierarchy of a hybrid host, and where it is mounted: it has no name in /proc/self/cgroup.
+pub(super) const UNIFIED: Controller = "";
+const UNIFIED_DIRECTORY: &str = "unified";
+
 /// The host's cgroup file systems.
 #[derive(Debug)]
 pub(super) enum Layout {
     /// One hierarchy for all controllers.
     V2(Dir),
-    /// A hierarchy for each controller or set of them. A v2 beside them (hybrid) is left alone.
+    /// A hierarchy for each controller or set of them, and a v2 beside them (hybrid) whose controllers are left alone.
     V1(Vec<Hierarchy>),
 }
 
@@ -73,7 +77,7 @@ impl Layout {
 fn v1_hierarchies(base: &OwnedFd) -> Result<Vec<Hierarchy>, Errno> {
     let mut found: Vec<(u64, Hierarchy)> = Vec::with_capacity(V1.len());
     for (controller, names) in V1 {
-        let Some(root) = names.iter().find_map(|name| v1_root(base, name)) else {
+        let Some(root) = names.iter().find_map(|name| mounted(base, name, CGROUP_SUPER_MAGIC)) else {
             continue;
         };
         // Joint controllers are one file system under two names.
@@ -86,12 +90,18 @@ fn v1_hierarchies(base: &OwnedFd) -> Result<Vec<Hierarchy>, Errno> {
             }
         }
     }
-    Ok(found.into_iter().map(|(_, hierarchy)| hierarchy).collect())
+    let mut hierarchies: Vec<Hierarchy> = found.into_iter().map(|(_, hierarchy)| hierarchy).collect();
+    if !hierarchies.is_empty()
+        && let Some(root) = mounted(base, UNIFIED_DIRECTORY, CGROUP2_SUPER_MAGIC)
+    {
+        hierarchies.push(Hierarchy { controllers: vec![UNIFIED], root: Dir::new(root) });
+    }
+    Ok(hierarchies)
 }
 
-fn v1_root(base: &OwnedFd, name: &str) -> Option<OwnedFd> {
+fn mounted(base: &OwnedFd, name: &str, expected: u32) -> Option<OwnedFd> {
     let root = open(base, name).ok()?;
-    (magic(&root).ok()? == CGROUP_SUPER_MAGIC).then_some(root)
+    (magic(&root).ok()? == expected).then_some(root)
 }
 
 fn open(at: impl std::os::fd::AsFd, name: &str) -> Result<OwnedFd, Errno> {

@@ -1,6 +1,6 @@
 //! cgroup v1: one directory in every hierarchy, kernel Documentation/admin-guide/cgroup-v1.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use oci_spec::runtime::LinuxResources;
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use super::dir::{Dir, existing};
-use super::layout::{Controller, Hierarchy};
+use super::layout::{Controller, Hierarchy, UNIFIED};
 use super::made::Made;
 use super::{CgroupPath, Error, devices, processes, resources, stats};
 
@@ -85,11 +85,17 @@ impl Groups {
         let open = |group: &Group| group.dir.open("tasks", OFlags::WRONLY);
         self.groups
             .iter()
+            .filter(|group| !group.has(UNIFIED))
             .map(|group| {
                 let path = || format!("{} tasks of {}", group.controllers.join(","), self.name);
                 open(group).map_err(|source| Error::Directory { act: "open", path: path(), source })
             })
             .collect()
+    }
+
+    /// The directory of a hybrid host's v2 hierarchy.
+    pub(super) fn unified(&self) -> Option<BorrowedFd<'_>> {
+        self.dir(UNIFIED).map(AsFd::as_fd)
     }
 
     /// Changes limits. Device rules stay as they are, as with runc: rewriting them would for a

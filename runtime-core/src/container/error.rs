@@ -92,7 +92,7 @@ impl Error {
             Self::Plan(_) => ErrorKind::InvalidArgument,
             Self::Seccomp(plan::seccomp::Error::Listener) | Self::SystemdCgroup => ErrorKind::Unimplemented,
             Self::Seccomp(_) => ErrorKind::InvalidArgument,
-            Self::Cgroup(cgroup::Error::InUse { .. }) => ErrorKind::AlreadyExists,
+            Self::Cgroup(error) => error.kind(),
             Self::Signal { source: Errno::INVAL, .. } => ErrorKind::InvalidArgument,
             Self::Finished => ErrorKind::NotFound,
             Self::Started => ErrorKind::FailedPrecondition,

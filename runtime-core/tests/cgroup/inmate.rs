@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use runtime_core::cgroup::{Attachment, Cgroup};
+use runtime_core::cgroup::Cgroup;
 
 /// A process in the cgroup, killed and reaped at the end.
 pub struct Inmate(pub Child);
@@ -16,12 +16,10 @@ impl Inmate {
         let attachment = cgroup.attachment().unwrap();
         // A shell cannot see close-on-exec descriptors: it finds them through ours.
         let us = std::process::id();
-        let enter: String = match &attachment {
-            Attachment::Tasks(tasks) => {
-                tasks.iter().map(|fd| format!("echo 0 > /proc/{us}/fd/{} || exit 9\n", fd.as_raw_fd())).collect()
-            }
-            Attachment::Into(dir) => format!("echo 0 > /proc/{us}/fd/{}/cgroup.procs || exit 9\n", dir.as_raw_fd()),
-        };
+        let tasks = attachment.tasks.iter().map(|fd| format!("echo 0 > /proc/{us}/fd/{} || exit 9\n", fd.as_raw_fd()));
+        let procs = attachment.directory.iter();
+        let procs = procs.map(|dir| format!("echo 0 > /proc/{us}/fd/{}/cgroup.procs || exit 9\n", dir.as_raw_fd()));
+        let enter: String = tasks.chain(procs).collect();
         Inmate::spawn(enter, script)
     }
 
