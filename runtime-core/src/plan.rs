@@ -29,7 +29,7 @@ use self::confine::Labels;
 pub use self::display::Described;
 use self::draft::{Draft, c_string, in_root};
 pub use self::error::Error;
-use self::namespaces::Namespaces;
+use self::namespaces::{EntersPid, Namespaces};
 use self::tail::Tail;
 use crate::host::Host;
 use crate::program::Program;
@@ -207,30 +207,13 @@ fn enter(input: &Input<'_>, namespaces: &Namespaces, process: &Process, draft: &
         identity::early_rlimits(process, draft);
     }
     namespaces.enter(draft);
-    if pid_namespace(input, namespaces) == Some(Entered::BeforeMounts) {
+    if namespaces.enters_pid(input.host) == Some(EntersPid::BeforeMounts) {
         draft.step(Step::EnterPidNamespace);
     }
     if namespaces.is_new(Namespace::Network) {
         draft.step(Step::LoopbackUp);
     }
     Ok(())
-}
-
-/// When the second half of entering a pid namespace, the clone, is done.
-#[derive(Debug, PartialEq, Eq)]
-enum Entered {
-    BeforeMounts,
-    AfterPivot,
-}
-
-/// A pid namespace made by clone3 needs no second clone. One that is unshared behind a user namespace is entered at
-/// once, for a procfs to show it. One that others live in is entered after the pivot, so that they cannot reach the
-/// host's root through `/proc/<pid>/root`: procfs is then mounted by naming the namespace, where the kernel can.
-fn pid_namespace(input: &Input<'_>, namespaces: &Namespaces) -> Option<Entered> {
-    if namespaces.joined(Namespace::Pid).is_some() {
-        return Some(if input.host.proc_of_namespace { Entered::AfterPivot } else { Entered::BeforeMounts });
-    }
-    (namespaces.is_new(Namespace::Pid) && namespaces.own(Namespace::User)).then_some(Entered::BeforeMounts)
 }
 
 fn keyring(id: &str, none: bool, draft: &mut Draft) -> Result<(), Error> {
@@ -259,7 +242,7 @@ fn root(input: &Input<'_>, linux: &Linux, namespaces: &Namespaces, draft: &mut D
     devices::compile(input.spec, linux, namespaces.own(Namespace::User), input.host, draft)?;
     draft.step(Step::PivotRoot { no_pivot: input.no_pivot_root });
     draft.steps.extend(propagation.map(Step::RootfsPropagation));
-    if pid_namespace(input, namespaces) == Some(Entered::AfterPivot) {
+    if namespaces.enters_pid(input.host) == Some(EntersPid::AfterPivot) {
         draft.step(Step::EnterPidNamespace);
     }
     Ok(readonly)

@@ -64,3 +64,24 @@ fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, se
         if dropped { serde_json::from_value(value) } else { Err(error) }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_of_an_absent_file_names_it() {
+        let error = load(Path::new("/nonexistent")).unwrap_err();
+        assert_eq!(error.to_string(), "read /nonexistent/config.json");
+    }
+
+    #[test]
+    fn unknown_capabilities_are_left_out_and_other_errors_stay() {
+        let process = r#"{"user":{},"cwd":"/","capabilities":{"bounding":["CAP_FLY","CAP_KILL"]}}"#;
+        let process = parse_process(process.as_bytes()).unwrap();
+        let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone());
+        assert_eq!(bounding, Some([Capability::Kill].into()));
+        let error = parse_process(br#"{"user":{"uid":4294967296},"cwd":"/"}"#).unwrap_err();
+        assert!(error.to_string().starts_with("invalid value: integer `4294967296`, expected u32"), "{error}");
+    }
+}

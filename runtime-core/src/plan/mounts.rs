@@ -6,10 +6,10 @@ use std::path::Path;
 use oci_spec::runtime::Mount;
 
 use super::draft::{Draft, c_string, host_path, in_root, text};
-use super::namespaces::Namespaces;
+use super::namespaces::{EntersPid, Namespaces};
 use super::options::{Options, RDONLY};
 use super::{Error, Input, cgroupfs};
-use crate::step::{Filesystem, InRoot, MountSource, MountStep, Namespace, Slot, Source, Step};
+use crate::step::{Filesystem, InRoot, MountSource, MountStep, Slot, Source, Step};
 
 /// The files of procfs that lxcfs and others may cover; runc's `checkProcMount`.
 const OVER_PROC: [&str; 10] = [
@@ -168,8 +168,7 @@ fn filesystem(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Re
         options: options.configuration(field, fstype)?,
         attributes: options.attributes(),
     };
-    if *fstype == "proc" && context.input.host.proc_of_namespace && context.namespaces.joined(Namespace::Pid).is_some()
-    {
+    if *fstype == "proc" && context.namespaces.enters_pid(context.input.host) == Some(EntersPid::AfterPivot) {
         made.options.push((c"pidns".into(), Some(c"/proc/self/ns/pid_for_children".into())));
     }
     if let Some(label) = context.label.filter(|_| !matches!(*fstype, "proc" | "sysfs" | "mqueue" | "cgroup2")) {

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 
 use super::draft::{Draft, c_string, text};
 use super::{Error, IdMaps};
+use crate::host::Host;
 use crate::step::{Namespace, Source, Step};
 
 pub(super) const NO_MOUNT_NAMESPACE: &str = "linux.namespaces: a container without a mount namespace";
@@ -102,6 +103,15 @@ impl Namespaces {
         }
     }
 
+    /// When a pid namespace is entered by one more clone; one that clone3 made itself needs none.
+    pub fn enters_pid(&self, host: &Host) -> Option<EntersPid> {
+        let (user, joined) = (self.own(Namespace::User), self.joined(Namespace::Pid).is_some());
+        if joined && !user && host.proc_of_namespace {
+            return Some(EntersPid::AfterPivot);
+        }
+        (joined || user && self.is_new(Namespace::Pid)).then_some(EntersPid::BeforeMounts)
+    }
+
     /// Refuses what cannot be meant, in the words of runc's validator.
     pub fn validate(&self, spec: &Spec, linux: &Linux) -> Result<(), Error> {
         if !self.own(Namespace::Mount) {
@@ -130,6 +140,16 @@ impl Namespaces {
         }
         Ok(())
     }
+}
+
+/// When the second half of entering a pid namespace, the clone, is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum EntersPid {
+    /// procfs shows the pid namespace of who mounts it, and may be mounted by who rules that namespace.
+    BeforeMounts,
+    /// Others who live there could reach the host's root through `/proc/<pid>/root`: procfs is mounted by naming the
+    /// namespace (`pidns=`), and it is entered when that root is gone. Behind a user namespace nobody there may look.
+    AfterPivot,
 }
 
 fn kind(typ: LinuxNamespaceType) -> Option<Namespace> {
