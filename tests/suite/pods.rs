@@ -167,14 +167,17 @@ fn a_pod_has_its_own_network(k: &Kubelet<'_>) -> Result<()> {
 fn logs_are_in_cris_format(k: &Kubelet<'_>) -> Result<()> {
     let pod = k.pod("pod")?;
     let sandbox = k.run(&pod)?;
-    let script =
-        "echo out; echo err >&2; printf 'no newline'; seq 1 20000; head -c 100000 /dev/zero | tr '\\0' x; echo";
+    // It waits, because containerd 1.6 stops reading when it hears of the exit, whatever is still in the fifo.
+    let script = "echo out; echo err >&2; printf 'no newline'; seq 1 20000; head -c 100000 /dev/zero | tr '\\0' x; \
+                  echo; echo all said; while [ ! -e /tmp/go ]; do sleep 0.1; done";
     let writer = k.start(&sandbox, &pod, &k.script(&pod, "writer", script))?;
+    k.wait_for_line("writer", "all said")?;
+    k.cri.sh(&writer, "touch /tmp/go")?;
     k.cri.wait_for(&writer, ContainerState::ContainerExited)?;
     let lines = k.log("writer")?;
     let stdout = logs::text(&lines, "stdout");
     let numbers: String = (2..=20000).map(|n| format!("{n}\n")).collect();
-    let expected = format!("out\nno newline1\n{numbers}{}\n", "x".repeat(100_000));
+    let expected = format!("out\nno newline1\n{numbers}{}\nall said\n", "x".repeat(100_000));
     let same = stdout.bytes().zip(expected.bytes()).take_while(|(a, b)| a == b).count();
     ensure!(stdout == expected, "{} of {} bytes, the first {same} as expected", stdout.len(), expected.len());
     assert_eq!(logs::text(&lines, "stderr"), "err\n");
