@@ -33,6 +33,12 @@ fn main() -> Result<()> {
         bail!("the bench needs root: it runs containers");
     }
     without_hybrid_cgroup()?;
+    let done = bench();
+    berth_tests::image::remove();
+    done
+}
+
+fn bench() -> Result<()> {
     let blocks = number("BERTH_BENCH_BLOCKS", 25)?;
     let containers = number("BERTH_BENCH_CONTAINERS", 20)?;
     let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_micros() as usize;
