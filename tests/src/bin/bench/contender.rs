@@ -71,10 +71,12 @@ impl Contender {
     }
 
     fn probe(&self, containerd: &Containerd) -> Result<()> {
-        let tried = command::run(&mut self.run(containerd, "probe", &["true"]), DEADLINE);
+        // No id is used by two contenders: a shim that is about to end answers for the next one of the same id.
+        let id = format!("probe-{}", self.name);
+        let tried = command::run(&mut self.run(containerd, &id, &["true"]), DEADLINE);
         let succeeded = tried.and_then(command::Outcome::success);
         if succeeded.is_err() {
-            let _ = containerd.ctr(&["container", "rm", "probe"]);
+            let _ = containerd.ctr(&["container", "rm", &id]);
         }
         succeeded.map(drop)
     }
@@ -127,7 +129,7 @@ pub fn remove(containerd: &Containerd, id: &str) -> Result<()> {
 
 /// How long a command takes, from before its fork to after its end, in milliseconds. It must succeed.
 pub fn timed(command: &mut Command) -> Result<f64> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let begin = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
     let pid = Pid::from_raw(child.id() as i32).context("read the client's pid")?;
@@ -140,9 +142,10 @@ pub fn timed(command: &mut Command) -> Result<f64> {
         let _ = child.wait();
         bail!("{command:?} still ran after {DEADLINE:?}");
     }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("{command:?}: {status}");
+    // What it says fits into the pipe, so it did not wait for a reader.
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(elapsed.as_secs_f64() * 1000.0)
 }

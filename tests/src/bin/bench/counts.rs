@@ -28,7 +28,7 @@ pub fn measure(containerd: &Containerd, contenders: &[Contender], report: &mut R
         eprintln!("{}: programs executed", contender.name);
         let seen = fs::read_to_string(&trace)?.len();
         for run in 0..RUNS {
-            timed(&mut contender.run(containerd, &format!("c{run}"), &["true"]))?;
+            timed(&mut contender.run(containerd, &format!("c{run}-{}", contender.name), &["true"]))?;
         }
         // The last shim's end is not waited for by ctr.
         std::thread::sleep(Duration::from_secs(2));

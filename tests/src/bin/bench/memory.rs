@@ -33,7 +33,7 @@ pub fn measure(containerd: &Containerd, contenders: &[Contender], count: usize, 
 }
 
 fn cost(containerd: &Containerd, contender: &Contender, count: usize) -> Result<Cost> {
-    let ids: Vec<String> = (0..count).map(|number| format!("m{number}")).collect();
+    let ids: Vec<String> = (0..count).map(|number| format!("m{number}-{}", contender.name)).collect();
     let mounts = mounts()?;
     for id in &ids {
         contender.start(containerd, id)?;
