@@ -12,6 +12,7 @@ mod namespaces;
 mod pods;
 mod pods_exec;
 mod pods_faults;
+mod pods_many;
 mod pods_mounts;
 mod pods_resources;
 mod pods_security;
@@ -66,6 +67,7 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("run", run::scenarios()),
         ("pods", pods::scenarios()),
         ("pods_exec", pods_exec::scenarios()),
+        ("pods_many", pods_many::scenarios()),
         ("pods_mounts", pods_mounts::scenarios()),
         ("pods_resources", pods_resources::scenarios()),
         ("pods_security", pods_security::scenarios()),

@@ -19,7 +19,7 @@ pub const NAMESPACE: &str = "k8s.io";
 
 /// Starts a daemon that is ready for pods.
 pub fn start(version: Version) -> Result<Containerd> {
-    let containerd = Containerd::start(version, &Config { cri: true, extra: settings(version), env: Vec::new() })?;
+    let containerd = Containerd::start(version, &Config { cri: true, extra: settings(version)?, env: Vec::new() })?;
     containerd.import(NAMESPACE)?;
     network(containerd.directory()).context("set up the pods' network")?;
     let cri = Cri::new(&containerd.socket())?;
@@ -35,10 +35,13 @@ pub fn start(version: Version) -> Result<Containerd> {
     Ok(containerd)
 }
 
-/// The CRI plugin's settings. The daemon's working directory is its own, so `cni` is below it.
-fn settings(version: Version) -> String {
-    let berth = Runtime::Berth.name();
-    match version {
+/// The CRI plugin's settings. The daemon's working directory is its own, so `cni` is below it. Beside `runc` and
+/// `berth` there is Berth with options, which come to it as TOML in a runtimeoptions.v1.Options, and Berth by its path
+/// under runc's name, which gets runc's Options.
+fn settings(version: Version) -> Result<String> {
+    let (berth, path) = (Runtime::Berth.name(), version::shim()?);
+    let path = path.display();
+    Ok(match version {
         Version::V1_6 | Version::V1_7 => format!(
             r#"
 [plugins."io.containerd.grpc.v1.cri"]
@@ -55,6 +58,17 @@ fn settings(version: Version) -> String {
       runtime_type = "io.containerd.runc.v2"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth]
       runtime_type = "{berth}"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-options]
+      runtime_type = "{berth}"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-options.options]
+        NoNewKeyring = true
+        SystemdCgroup = false
+        Unheard = "of"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-path]
+      runtime_type = "io.containerd.runc.v2"
+      runtime_path = "{path}"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-path.options]
+        NoNewKeyring = true
 "#
         ),
         Version::V2 => format!(
@@ -75,9 +89,20 @@ fn settings(version: Version) -> String {
       runtime_type = "io.containerd.runc.v2"
     [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth]
       runtime_type = "{berth}"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-options]
+      runtime_type = "{berth}"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-options.options]
+        NoNewKeyring = true
+        SystemdCgroup = false
+        Unheard = "of"
+    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-path]
+      runtime_type = "io.containerd.runc.v2"
+      runtime_path = "{path}"
+      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-path.options]
+        NoNewKeyring = true
 "#
         ),
-    }
+    })
 }
 
 /// A network that reaches nothing: `eth0` is one end of a pair whose other end is in the same namespace. CRI wants an

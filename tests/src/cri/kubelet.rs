@@ -75,7 +75,12 @@ impl Kubelet<'_> {
 
     /// RunPodSandbox.
     pub fn run(&self, pod: &Pod) -> Result<String> {
-        let id = self.cri.run_pod(pod, self.handler())?;
+        self.run_with(pod, self.handler())
+    }
+
+    /// RunPodSandbox through a handler of the caller's.
+    pub fn run_with(&self, pod: &Pod, handler: &str) -> Result<String> {
+        let id = self.cri.run_pod(pod, handler)?;
         let name = pod.config.metadata.clone().unwrap_or_default().name;
         self.made.borrow_mut().push(Made { id: id.clone(), name, sandbox: true });
         Ok(id)
@@ -187,6 +192,7 @@ impl Kubelet<'_> {
             self.cri.stop_pod(&pod.id)?;
             self.cri.remove_pod(&pod.id)?;
         }
+        ensure!(self.cgroup.exists(), "the pods' own cgroup was removed");
         self.check_nothing_left()
     }
 

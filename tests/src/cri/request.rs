@@ -173,6 +173,11 @@ impl PodCgroup {
         Ok(cgroup)
     }
 
+    /// Whether it is still there, whole: a runtime that tidies up its parents takes it from kubelet.
+    pub fn exists(&self) -> bool {
+        self.directories.iter().all(|directory| directory.is_dir())
+    }
+
     /// What is below it: cgroups that a runtime has not removed.
     pub fn children(&self) -> Vec<PathBuf> {
         let below = self.directories.iter().filter_map(|directory| fs::read_dir(directory).ok());

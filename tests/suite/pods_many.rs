@@ -1,0 +1,113 @@
+//! Many pods, other handlers, and what only newer containerds can ask for.
+
+use std::fs;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use berth_tests::cri::Cri;
+use berth_tests::cri::kubelet::Kubelet;
+use berth_tests::cri::v1::{IdMapping, NamespaceMode, UserNamespace};
+use berth_tests::version::Version;
+
+use crate::Scenario;
+
+pub fn scenarios() -> Vec<Scenario> {
+    crate::scenarios![BerthPods:
+        a_handler_with_options_runs_a_pod,
+        a_handler_with_a_path_runs_a_pod,
+        ten_pods_come_and_go_at_once,
+        a_pod_may_have_a_user_namespace,
+    ]
+}
+
+fn pod_of(k: &Kubelet<'_>, handler: &str) -> Result<()> {
+    let pod = k.pod("pod")?;
+    let sandbox = k.run_with(&pod, handler)?;
+    let one = k.start(&sandbox, &pod, &k.sleeper(&pod, "one"))?;
+    k.wait_for_line("one", "ready")?;
+    let two = k.start(&sandbox, &pod, &k.sleeper(&pod, "two"))?;
+    let output = k.cri.sh(&one, "echo fine; exit 3")?;
+    assert_eq!((output.stdout.as_str(), output.code), ("fine\n", 3));
+    let shim = k.only_shim(&sandbox, &[&one, &two])?;
+    let name = fs::read_to_string(format!("/proc/{shim}/cmdline"))?;
+    ensure!(name.contains("berth"), "the shim is {name}");
+    ensure!(k.cri.stats(&one)?.memory.is_some(), "no statistics");
+    k.cri.stop(&one, 10)?;
+    assert_eq!(k.cri.status(&one)?.exit_code, 15);
+    Ok(())
+}
+
+fn a_handler_with_options_runs_a_pod(k: &Kubelet<'_>) -> Result<()> {
+    pod_of(k, "berth-options")
+}
+
+fn a_handler_with_a_path_runs_a_pod(k: &Kubelet<'_>) -> Result<()> {
+    if k.scene.version() == Version::V1_6 {
+        return crate::skip("containerd 1.6 has runtime_path in its configuration but does not use it");
+    }
+    pod_of(k, "berth-path")
+}
+
+/// One pod's life with a client of its own; the ids of what was made.
+fn live(cri: &Cri, k: &(String, berth_tests::cri::Pod), containers: &[berth_tests::cri::Container]) -> Result<()> {
+    let (handler, pod) = k;
+    let sandbox = cri.run_pod(pod, handler)?;
+    let mut ids = Vec::new();
+    for container in containers {
+        let id = cri.create(&sandbox, pod, container)?;
+        cri.start(&id)?;
+        let output = cri.sh(&id, "echo $0; exit 4")?;
+        ensure!(output.code == 4, "{output:?}");
+        ids.push(id);
+    }
+    cri.stop(&ids[0], 0)?;
+    cri.stop_pod(&sandbox)?;
+    cri.remove_pod(&sandbox)?;
+    Ok(())
+}
+
+fn ten_pods_come_and_go_at_once(k: &Kubelet<'_>) -> Result<()> {
+    let socket = k.scene.containerd.socket();
+    let mut pods = Vec::new();
+    for index in 0..10 {
+        let pod = k.pod(&format!("pod{index}"))?;
+        let containers = [0, 1].map(|c| k.sleeper(&pod, &format!("pod{index}-c{c}")));
+        pods.push(((k.handler().to_owned(), pod), containers));
+    }
+    std::thread::scope(|scope| {
+        let socket = &socket;
+        let living: Vec<_> = pods
+            .iter()
+            .map(|(pod, containers)| scope.spawn(move || live(&Cri::new(socket)?, pod, containers)))
+            .collect();
+        for thread in living {
+            thread.join().map_err(|_| anyhow!("a thread panicked"))??;
+        }
+        Ok(())
+    })
+}
+
+fn a_pod_may_have_a_user_namespace(k: &Kubelet<'_>) -> Result<()> {
+    if k.scene.version() == Version::V1_6 {
+        return crate::skip("containerd 1.6 knows no user namespaces of pods");
+    }
+    let mapping = || vec![IdMapping { host_id: 100_000, container_id: 0, length: 65_536 }];
+    let pod = k.pod("pod")?.namespaces(|n| {
+        n.set_network(NamespaceMode::Pod);
+        let mut users = UserNamespace { uids: mapping(), gids: mapping(), ..Default::default() };
+        users.set_mode(NamespaceMode::Pod);
+        n.userns_options = Some(users);
+    });
+    let sandbox = k.run(&pod)?;
+    let one = k.start(&sandbox, &pod, &k.sleeper(&pod, "one"))?;
+    k.wait_for_line("one", "ready")?;
+    let output =
+        k.cri.sh(&one, "cat /proc/self/uid_map | tr -s ' '; id -u; touch /root/mine; stat -c %u /root/mine /etc")?;
+    assert_eq!(output.stdout, " 0 100000 65536\n0\n0\n0\n", "{output:?}");
+    let status = fs::read_to_string(format!("/proc/{}/status", k.pid(&one)?))?;
+    let uid = status.lines().find(|line| line.starts_with("Uid:")).context("no Uid")?;
+    assert_eq!(uid, "Uid:\t100000\t100000\t100000\t100000");
+    k.only_shim(&sandbox, &[&one])?;
+    k.cri.stop(&one, 10)?;
+    assert_eq!(k.cri.status(&one)?.exit_code, 15);
+    Ok(())
+}
