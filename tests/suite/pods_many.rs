@@ -11,12 +11,48 @@ use berth_tests::version::Version;
 use crate::Scenario;
 
 pub fn scenarios() -> Vec<Scenario> {
-    crate::scenarios![BerthPods:
+    let mut scenarios = crate::scenarios![Pods: a_debug_container_joins_a_containers_processes];
+    scenarios.extend(crate::scenarios![BerthPods:
         a_handler_with_options_runs_a_pod,
         a_handler_with_a_path_runs_a_pod,
         ten_pods_come_and_go_at_once,
         a_pod_may_have_a_user_namespace,
-    ]
+    ]);
+    scenarios
+}
+
+/// As `kubectl debug --target` asks.
+fn a_debug_container_joins_a_containers_processes(k: &Kubelet<'_>) -> Result<()> {
+    let (sandbox, target) = k.one_sleeper()?;
+    let pod = k.pod("pod")?;
+    let debug = k.sleeper(&pod, "debug").secured(|s| {
+        let namespaces = s.namespace_options.get_or_insert_default();
+        namespaces.set_pid(NamespaceMode::Target);
+        namespaces.target_id.clone_from(&target);
+        s.capabilities.get_or_insert_default().add_capabilities = vec!["SYS_PTRACE".to_owned()];
+    });
+    let debug = k.start(&sandbox, &pod, &debug)?;
+    k.wait_for_line("debug", "ready")?;
+    let script = "tr '\\0' ' ' </proc/1/cmdline; cat /proc/1/root/etc/group; pgrep -x sleep | wc -l; echo $HOSTNAME";
+    k.see("inside", format!("{:?}", k.cri.sh(&debug, script)?));
+    let namespace = |id: &str| -> Result<_> { Ok(fs::read_link(format!("/proc/{}/ns/pid", k.pid(id)?))?) };
+    assert_eq!(namespace(&debug)?, namespace(&target)?);
+    k.only_shim(&sandbox, &[&target, &debug])?;
+    // The end of the target's init is the end of its pid namespace, and so of whoever joined it.
+    k.cri.stop(&target, 10)?;
+    let ended = k.cri.wait_for(&debug, berth_tests::cri::v1::ContainerState::ContainerExited)?;
+    k.see("ended", format!("{} {} {}", k.cri.status(&target)?.exit_code, ended.exit_code, ended.reason));
+    // And the other way round the target goes on.
+    let again = k.start(&sandbox, &pod, &k.sleeper(&pod, "again"))?;
+    k.wait_for_line("again", "ready")?;
+    let brief = k.script(&pod, "brief", "exit 9").secured(|s| {
+        let namespaces = s.namespace_options.get_or_insert_default();
+        namespaces.set_pid(NamespaceMode::Target);
+        namespaces.target_id.clone_from(&again);
+    });
+    k.see("brief", k.told(&sandbox, &pod, &brief)?);
+    k.see("target", format!("{:?}", k.cri.sh(&again, "echo alive")?));
+    Ok(())
 }
 
 fn pod_of(k: &Kubelet<'_>, handler: &str) -> Result<()> {
