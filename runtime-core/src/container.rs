@@ -116,6 +116,7 @@ impl Container {
             return Err(Error::SystemdCgroup);
         }
         let spec = request.spec;
+        check_rootfs(&request)?;
         let seccomp = compile_seccomp(spec, runtime)?;
         let cgroup_path = CgroupPath::parse(cgroups_path(spec), request.id)?.pinned()?;
         let mut plan = InitPlan::compile(&Input {
@@ -304,6 +305,18 @@ pub fn destroy(bundle: &Path) -> Result<(), Error> {
     }
     record::remove(bundle);
     Ok(())
+}
+
+/// A root file system that is in place already must be a directory itself: a symlink could be pointed elsewhere.
+fn check_rootfs(request: &CreateRequest<'_>) -> Result<(), Error> {
+    let Some(root) = request.spec.root().as_ref().filter(|_| request.rootfs.is_empty()) else { return Ok(()) };
+    // Component by component, or a slash at the end would have the symlink followed.
+    let path: PathBuf = request.bundle.join(root.path()).components().collect();
+    match path.symlink_metadata() {
+        Ok(file) if !file.is_dir() => Err(Error::Rootfs { path }),
+        // If it is missing, opening it will tell.
+        _ => Ok(()),
+    }
 }
 
 fn rootfs_of(plan: &InitPlan) -> Option<SourceIndex> {

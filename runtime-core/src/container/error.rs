@@ -43,6 +43,12 @@ pub enum Error {
     /// This host could not be looked at.
     #[error("look at the host: {0}")]
     Host(#[source] io::Error),
+    /// `root.path` is no place for a container.
+    #[error("invalid rootfs {}: not a directory, or a symlink", path.display())]
+    Rootfs {
+        /// The path, with the bundle's.
+        path: PathBuf,
+    },
     /// The systemd cgroup driver.
     #[error("the systemd cgroup driver is not supported yet")]
     SystemdCgroup,
@@ -91,7 +97,7 @@ impl Error {
             Self::Plan(plan::Error::Unsupported { .. }) => ErrorKind::Unimplemented,
             Self::Plan(_) => ErrorKind::InvalidArgument,
             Self::Seccomp(plan::seccomp::Error::Listener) | Self::SystemdCgroup => ErrorKind::Unimplemented,
-            Self::Seccomp(_) => ErrorKind::InvalidArgument,
+            Self::Seccomp(_) | Self::Rootfs { .. } => ErrorKind::InvalidArgument,
             Self::Cgroup(error) => error.kind(),
             Self::Signal { source: Errno::INVAL, .. } => ErrorKind::InvalidArgument,
             Self::Finished => ErrorKind::NotFound,

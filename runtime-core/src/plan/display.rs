@@ -28,7 +28,7 @@ impl Display for InitPlan {
         }
         writeln!(f, "sources")?;
         for (index, source) in self.sources.iter().enumerate() {
-            writeln!(f, "  {index:3}  {}", source)?;
+            writeln!(f, "  {index:3}  {source:#}")?;
         }
         writeln!(f, "clone{}", flags(self.clone_flags))?;
         if let Some(IdMaps { uid, gid }) = &self.maps {
@@ -59,10 +59,10 @@ impl Display for Described<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.step {
             Step::Mount(mount) => self.mount(mount, f),
-            Step::AttachRootfs(source) => write!(f, "attach the root: {}", self.source(*source)),
+            Step::AttachRootfs(source) => write!(f, "attach the root: {}", self.source(*source, f.alternate())),
             Step::Join { source, kind, before_user } => {
                 let later = if *before_user { ", or later if it is the user namespace's" } else { "" };
-                write!(f, "join the {} namespace {}{later}", kind.name(), self.source(*source))
+                write!(f, "join the {} namespace {}{later}", kind.name(), self.source(*source, false))
             }
             step => step.fmt(f),
         }
@@ -70,43 +70,50 @@ impl Display for Described<'_> {
 }
 
 impl Described<'_> {
-    fn source(&self, index: SourceIndex) -> String {
-        self.sources.get(index.0).map_or_else(|| format!("source {}", index.0), ToString::to_string)
+    fn source(&self, index: SourceIndex, whole: bool) -> String {
+        match self.sources.get(index.0) {
+            Some(source) if whole => format!("{source:#}"),
+            Some(source) => source.to_string(),
+            None => format!("source {}", index.0),
+        }
     }
 
+    /// An error is told what was mounted where; the plan, how.
     fn mount(&self, mount: &MountStep, f: &mut Formatter<'_>) -> fmt::Result {
-        match &mount.source {
+        let (what, how) = match &mount.source {
             MountSource::Opened { source, slave_first } => {
-                write!(f, "mount {} on {}", self.source(*source), mount.target)?;
-                write!(f, "{}", if *slave_first { " as a slave" } else { "" })?;
+                (self.source(*source, f.alternate()), slave_first.then_some(" as a slave"))
             }
             MountSource::Filesystem { filesystem, inherit_mode } => {
-                write!(f, "mount {filesystem} on {}", mount.target)?;
-                write!(f, "{}", if *inherit_mode { " with its mode" } else { "" })?;
+                (filesystem.to_string(), inherit_mode.then_some(" with its mode"))
             }
+        };
+        if !f.alternate() {
+            return write!(f, "mount {what} on {}", mount.target);
         }
-        write!(f, "{}", change("", mount.attributes))?;
-        write!(f, "{}", change(" recursively", mount.recursive_attributes))?;
+        write!(f, "mount {what} on {}{}", mount.target, how.unwrap_or_default())?;
+        write!(f, "{}{}", change("", mount.attributes), change(" recursively", mount.recursive_attributes))?;
         for propagation in &mount.propagation {
             write!(f, ", {propagation}")?;
         }
         if let Some(slot) = mount.keep {
             write!(f, ", kept in slot {}", slot.0)?;
         }
-        for (set, text) in [(mount.no_symlinks, "no symlinks"), (mount.over_proc, "procfs allowed")] {
-            write!(f, "{}", if set { format!(", {text}") } else { String::new() })?;
+        for (set, text) in [(mount.no_symlinks, ", no symlinks"), (mount.over_proc, ", procfs allowed")] {
+            f.write_str(if set { text } else { "" })?;
         }
         Ok(())
     }
 }
 
+/// For an error it is the path alone; the alternate form, which the plan prints, has the kind too.
 impl Display for Source {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tree { path, recursive: false } => write!(f, "{}", text(path)),
-            Self::Tree { path, recursive: true } => write!(f, "{} (tree)", text(path)),
+            Self::Tree { path, recursive: true } if f.alternate() => write!(f, "{} (tree)", text(path)),
+            Self::Namespace { path, kind } if f.alternate() => write!(f, "{} ({})", text(path), kind.name()),
+            Self::Tree { path, .. } | Self::Namespace { path, .. } => f.write_str(&text(path)),
             Self::Filesystem(filesystem) => filesystem.fmt(f),
-            Self::Namespace { path, kind } => write!(f, "{} ({})", text(path), kind.name()),
             Self::Init => f.write_str("the container's init"),
         }
     }
