@@ -135,6 +135,19 @@ impl Error {
         chain(self)
     }
 
+    /// What a client gets. Its kind stands at the end, as in the texts of Go's shim: some clients show nothing else of it.
+    pub fn answer(&self) -> Response {
+        let kind = match self.code() {
+            Code::NOT_FOUND => ": not found",
+            Code::ALREADY_EXISTS => ": already exists",
+            Code::FAILED_PRECONDITION => ": failed precondition",
+            Code::INVALID_ARGUMENT => ": invalid argument",
+            Code::UNIMPLEMENTED => ": not implemented",
+            _ => "",
+        };
+        response(self.code(), self.text() + kind)
+    }
+
     pub(crate) fn runtime(verb: &'static str) -> impl FnOnce(container::Error) -> Error {
         move |source| Error::Runtime { verb, source: Arc::new(source) }
     }

@@ -85,7 +85,7 @@ impl Task {
         }
         match answer {
             Ok(payload) => Response { payload, ..Response::default() },
-            Err(error) => response(error.code(), error.text()),
+            Err(error) => error.answer(),
         }
     }
 
@@ -156,9 +156,7 @@ impl Task {
         let process = record.process(&request.exec_id)?;
         let signal = signal(request.signal)?;
         if request.all {
-            if process.state().exit().is_some() {
-                return Err(Error::Finished);
-            }
+            // Also of a container whose init has ended: what it left is meant, and nothing is fine.
             let container = record.clone();
             let all = move || container.container.cgroup().signal_all(signal).map_err(Error::cgroup("kill"));
             blocking("kill", all).await?;

@@ -17,6 +17,8 @@ use crate::sys::{MountAttr, RECURSIVE, mount_setattr};
 
 /// `MOUNT_ATTR_RDONLY`. linux/mount.h
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
+const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
+const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 /// Magic number of procfs. statfs(2)
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
@@ -132,7 +134,7 @@ impl Init<'_> {
             if self.null_attached {
                 return attach(clone_mount(null)?.as_fd(), target.as_fd());
             }
-            change(null, 0, Attributes::default(), libc::MS_PRIVATE)?;
+            change(null, 0, Attributes { set: NOSUID | NOEXEC, clear: 0 }, libc::MS_PRIVATE)?;
             attach(null, target.as_fd())?;
             // A detached mount of another namespace cannot be copied; one that is attached here can.
             self.null_attached = true;
@@ -142,6 +144,7 @@ impl Init<'_> {
             Some(empty) => attach(clone_mount(empty.as_fd())?.as_fd(), target.as_fd()),
             None => {
                 let context = rustix::mount::fsopen(c"tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+                rustix::mount::fsconfig_set_flag(&context, c"ro")?;
                 rustix::mount::fsconfig_set_string(&context, c"nr_blocks", c"1")?;
                 rustix::mount::fsconfig_set_string(&context, c"nr_inodes", c"1")?;
                 let empty = create(context.as_fd(), RDONLY)?;
