@@ -195,6 +195,18 @@ impl Display for Step {
                 write!(f, "apply apparmor profile {}", text(command).trim_start_matches("exec "))
             }
             Self::SelinuxExec(label) => write!(f, "set exec label {}", text(label)),
+            Self::BoundingSet(_) | Self::Ids { .. } | Self::Capabilities(_) => self.rights(f),
+            Self::Seccomp(filter) => {
+                write!(f, "load seccomp filter ({} instructions, flags {:#x})", filter.program.len(), filter.flags)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Step {
+    fn rights(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
             Self::BoundingSet(mask) => write!(f, "limit the bounding set to {}", caps(*mask)),
             Self::Ids { uid, gid, groups } => {
                 write!(f, "become uid {uid}, gid {gid}")?;
@@ -210,15 +222,10 @@ impl Display for Step {
                 write!(f, "apply capabilities:")?;
                 sets.iter().try_for_each(|(name, mask)| write!(f, " {name} {};", caps(*mask)))
             }
-            Self::Seccomp(filter) => {
-                write!(f, "load seccomp filter ({} instructions, flags {:#x})", filter.program.len(), filter.flags)
-            }
             _ => Ok(()),
         }
     }
-}
 
-impl Step {
     fn node(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device(device) => {
