@@ -7,6 +7,7 @@
 //! - [`scene`]: one scenario with one runtime on one daemon; what it observes is compared between runtimes
 //! - [`leftovers`]: processes, mounts, cgroups, sockets and files that bear a name
 //! - [`image`]: the image that the containers run, made from busybox
+//! - [`shim`]: a shim without its containerd, for what containerd would never ask
 //! - [`terminal`]: a pty to drive `-t` with
 //! - [`command`]: a child process that cannot hang
 
@@ -17,5 +18,6 @@ pub mod ctr;
 pub mod image;
 pub mod leftovers;
 pub mod scene;
+pub mod shim;
 pub mod terminal;
 pub mod version;

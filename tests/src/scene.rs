@@ -12,6 +12,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Whose containers a scenario runs.
@@ -257,6 +258,18 @@ impl<'a> Scene<'a> {
         Ok(())
     }
 
+    /// Fails if a process, mount or cgroup of the scene's does not go away; files may stay.
+    pub fn check_processes_gone(&self) -> Result<()> {
+        let left = Leftovers::wait_until_empty(GONE, || Leftovers { files: Vec::new(), ..self.leftovers() });
+        if !left.is_empty() {
+            bail!("left behind:\n{left}");
+        }
+        for id in self.ids.borrow().iter() {
+            let _ = fs::remove_file(self.containerd.shim_socket(id));
+        }
+        Ok(())
+    }
+
     /// Ends the scene: its containers are deleted whatever happened, and nothing may be left by a scenario that
     /// succeeded.
     pub fn finish(self, outcome: Result<()>) -> Result<Vec<(String, String)>> {
@@ -292,6 +305,13 @@ fn without_times(text: &str) -> String {
         None => line.to_owned(),
     };
     text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Held by what makes ctr shift the image's ids: it names the shifted snapshot after the image alone and fails if
+/// another ctr is at it.
+pub fn shifting_ids() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Borrowed arguments.

@@ -30,7 +30,10 @@ fn see_cgroup(scene: &Scene<'_>, name: &str, file: &str) {
     for hierarchy in hierarchies() {
         let path = hierarchy.join(&group).join(file);
         if let Ok(text) = fs::read_to_string(&path) {
-            scene.see(&format!("{file} in {}", hierarchy.display()), text);
+            // Of devices.list the order is that in which the rules were written, which means nothing.
+            let mut lines: Vec<&str> = text.lines().collect();
+            lines.sort_unstable();
+            scene.see(&format!("{file} in {}", hierarchy.display()), lines.join("\n"));
         }
     }
 }
@@ -176,7 +179,7 @@ fn the_cgroup_has_a_view_of_its_own(scene: &Scene<'_>) -> Result<()> {
             mounts.push(json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["ro", "nosuid", "noexec", "nodev"] }));
         }
     };
-    let script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; head -n 1 /sys/fs/cgroup/pids/cgroup.procs; grep cgroup /proc/self/mountinfo | cut -d' ' -f4-6 | sort; mkdir /sys/fs/cgroup/pids/x";
+    let script = "cat /proc/self/cgroup; ls /sys/fs/cgroup; head -n 1 /sys/fs/cgroup/pids/cgroup.procs; grep ' cgroup ' /proc/self/mountinfo | cut -d' ' -f4-6 | sort; mkdir /sys/fs/cgroup/pids/x";
     scene.see("with a namespace", scene.run_spec(&["--rm"], "c", &["sh", "-c", script], namespace)?);
     Ok(())
 }

@@ -3,6 +3,8 @@
 //! `cargo test -p berth-tests --test suite -- v2::run` runs those whose name holds `v2::run`; `--list` lists them.
 //! `BERTH_SHOW=1` prints what runc's containers saw. Needs root, and what `tests/setup` fetches. A scenario that this host cannot run is ignored, with the reason.
 
+mod bad_input;
+mod contract;
 mod events;
 mod exec;
 mod lifecycle;
@@ -80,6 +82,8 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("exec", exec::scenarios()),
         ("lifecycle", lifecycle::scenarios()),
         ("events", events::scenarios()),
+        ("bad_input", bad_input::scenarios()),
+        ("contract", contract::scenarios()),
     ]
 }
 

@@ -2,7 +2,7 @@
 
 use crate::Scenario;
 use anyhow::{Result, ensure};
-use berth_tests::scene::Scene;
+use berth_tests::scene::{Scene, shifting_ids};
 use berth_tests::version::Version;
 use serde_json::{Value, json};
 use std::fs;
@@ -104,6 +104,7 @@ fn a_network_namespace_has_loopback_up(scene: &Scene<'_>) -> Result<()> {
 }
 
 fn ids_are_mapped_in_a_user_namespace(scene: &Scene<'_>) -> Result<()> {
+    let _turn = shifting_ids();
     let flags = ["--uidmap", "0:100000:5000", "--gidmap", "0:200000:5000"];
     let script = "id; cat /proc/self/uid_map /proc/self/gid_map; ls -ln /bin/busybox /etc/passwd | cut -c1-25; touch /tmp/new; ls -ln /tmp/new | cut -c1-25; echo $$";
     scene.see("inside", scene.sh(&flags, "a", script)?);
@@ -137,6 +138,7 @@ fn a_user_namespace_is_root_only_inside(scene: &Scene<'_>) -> Result<()> {
         );
         return Ok(());
     }
+    let _turn = shifting_ids();
     let script = "hostname inside && hostname; mount -t tmpfs x /tmp && echo mounted; date -s 10:00; mknod /tmp/x b 7 0; chown 1 /srv && ls -lnd /srv | cut -c1-20";
     scene.see(
         "limits",

@@ -1,0 +1,592 @@
+//! The shim's side of the contract, spoken without a containerd in between: codes, idempotency, what may wait for what.
+
+use crate::Scenario;
+use anyhow::{Context, Result, anyhow, ensure};
+use berth_tests::scene::{Runtime, Scene};
+use berth_tests::shim::{Connection, Refusal, Shim};
+use containerd_shim_protos::api::{
+    CheckpointTaskRequest, CloseIORequest, ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse,
+    DeleteRequest, DeleteResponse, Empty, ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse,
+    ResizePtyRequest, ResumeRequest, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
+    StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest, WaitResponse,
+};
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::ttrpc::Code;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
+use std::fs;
+use std::time::{Duration, Instant};
+
+pub fn scenarios() -> Vec<Scenario> {
+    let mut all = crate::scenarios![Both:
+        a_container_from_create_to_shutdown,
+        unknown_ids_are_not_found_by_any_method,
+        unknown_methods_are_unimplemented,
+        exec_ids_are_used_once,
+        update_changes_the_limits,
+        the_time_of_exit_is_the_same_everywhere,
+        a_second_start_answers_the_same_address,
+        delete_cleans_up_after_a_killed_shim,
+    ];
+    all.extend(crate::scenarios![Berth:
+        both_task_services_are_served,
+        a_duplicate_container_already_exists,
+        wrong_states_are_failed_preconditions,
+        a_signal_out_of_range_is_refused,
+        options_that_do_not_parse_are_refused,
+        a_config_that_is_absent_or_not_json_is_refused,
+        a_read_only_bundle_is_refused,
+        anything_may_stand_on_the_stdin_of_start,
+        checkpoint_is_unimplemented,
+        questions_do_not_wait_for_a_create,
+        members_of_a_pod_share_a_shim,
+        a_client_that_leaves_aborts_nothing,
+        delete_is_idempotent,
+    ]);
+    all
+}
+
+type Answer<A> = Result<A, Refusal>;
+
+/// The answer, or the refusal as an error.
+fn granted<A>(answer: Result<Answer<A>>) -> Result<A> {
+    answer?.map_err(|refusal| anyhow!("refused: {refusal:?}"))
+}
+
+/// The refusal, or an error if there is none.
+fn refused<A: std::fmt::Debug>(answer: Result<Answer<A>>) -> Result<Refusal> {
+    match answer? {
+        Ok(answer) => Err(anyhow!("not refused, but answered {answer:?}")),
+        Err(refusal) => Ok(refusal),
+    }
+}
+
+/// A shim with a bundle that runs a script, over the scene's copy of the image.
+fn shim(scene: &Scene<'_>, name: &str, script: &str) -> Result<Shim> {
+    shim_with(scene, name, script, |_| ())
+}
+
+fn shim_with(scene: &Scene<'_>, name: &str, script: &str, change: impl FnOnce(&mut serde_json::Value)) -> Result<Shim> {
+    let shim = Shim::new(scene, name)?;
+    fs::copy(scene.spec(name, &["sh", "-c", script], change)?, shim.bundle().join("config.json"))?;
+    Ok(shim)
+}
+
+const SLEEP: &str = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
+
+fn create_request(shim: &Shim) -> CreateTaskRequest {
+    CreateTaskRequest {
+        id: shim.id().into(),
+        bundle: shim.bundle().to_string_lossy().into_owned(),
+        ..Default::default()
+    }
+}
+
+fn create(shim: &Shim, connection: &Connection) -> Result<Answer<CreateTaskResponse>> {
+    connection.call("Create", &create_request(shim))
+}
+
+fn start(shim: &Shim, connection: &Connection, exec: &str) -> Result<Answer<StartResponse>> {
+    connection.call("Start", &StartRequest { id: shim.id().into(), exec_id: exec.into(), ..Default::default() })
+}
+
+fn kill(shim: &Shim, connection: &Connection, exec: &str, signal: u32) -> Result<Answer<Empty>> {
+    let request = KillRequest { id: shim.id().into(), exec_id: exec.into(), signal, ..Default::default() };
+    connection.call("Kill", &request)
+}
+
+fn wait(shim: &Shim, connection: &Connection, exec: &str) -> Result<Answer<WaitResponse>> {
+    connection.call("Wait", &WaitRequest { id: shim.id().into(), exec_id: exec.into(), ..Default::default() })
+}
+
+fn state(shim: &Shim, connection: &Connection) -> Result<Answer<StateResponse>> {
+    connection.call("State", &StateRequest { id: shim.id().into(), ..Default::default() })
+}
+
+fn delete(shim: &Shim, connection: &Connection, exec: &str) -> Result<Answer<DeleteResponse>> {
+    connection.call("Delete", &DeleteRequest { id: shim.id().into(), exec_id: exec.into(), ..Default::default() })
+}
+
+fn exec(shim: &Shim, connection: &Connection, exec: &str, argv: &[&str]) -> Result<Answer<Empty>> {
+    let process = json!({ "args": argv, "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 } });
+    let spec = Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
+        value: process.to_string().into_bytes(),
+        ..Default::default()
+    };
+    let request = ExecProcessRequest {
+        id: shim.id().into(),
+        exec_id: exec.into(),
+        spec: MessageField::some(spec),
+        ..Default::default()
+    };
+    connection.call("Exec", &request)
+}
+
+/// Kills and deletes what runs, and lets the shim go, as containerd does.
+fn end(shim: &Shim, connection: &Connection) -> Result<()> {
+    let _ = kill(shim, connection, "", 9)?;
+    granted(wait(shim, connection, ""))?;
+    granted(delete(shim, connection, ""))?;
+    // The answer may be lost to the shim's exit.
+    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
+    shim.delete()?.success()?;
+    Ok(())
+}
+
+fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    let address = fs::read_to_string(shim.bundle().join("address")).context("read the bundle's address file");
+    scene.see("the address file", scene.runtime == Runtime::Runc || address?.starts_with("unix://"));
+    let pid = granted(create(&shim, &connection))?.pid;
+    scene.see("created", format!("{:?}", granted(state(&shim, &connection))?.status));
+    ensure!(granted(start(&shim, &connection, ""))?.pid == pid, "Start answers another pid than Create");
+    scene.see("started", format!("{:?}", granted(state(&shim, &connection))?.status));
+    let pids: PidsResponse =
+        granted(connection.call("Pids", &PidsRequest { id: shim.id().into(), ..Default::default() }))?;
+    ensure!(pids.processes.iter().any(|process| process.pid == pid), "{pid} is not among {pids:?}");
+    let connect: ConnectResponse =
+        granted(connection.call("Connect", &ConnectRequest { id: shim.id().into(), ..Default::default() }))?;
+    ensure!(connect.task_pid == pid && connect.shim_pid > 0, "{connect:?}");
+    let stats: StatsResponse =
+        granted(connection.call("Stats", &StatsRequest { id: shim.id().into(), ..Default::default() }))?;
+    scene.see("stats", &stats.stats.type_url);
+    granted(connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() }))?;
+    scene.see("after an early shutdown", format!("{:?}", granted(state(&shim, &connection))?.status));
+    granted(kill(&shim, &connection, "", 15))?;
+    scene.see("wait", granted(wait(&shim, &connection, ""))?.exit_status);
+    scene.see("wait again", granted(wait(&shim, &connection, ""))?.exit_status);
+    scene.see("stopped", format!("{:?}", granted(state(&shim, &connection))?.status));
+    scene.see("kill when stopped", format!("{:?}", refused(kill(&shim, &connection, "", 15))?.code));
+    scene.see("delete", granted(delete(&shim, &connection, ""))?.exit_status);
+    scene.see("delete again", format!("{:?}", refused(delete(&shim, &connection, ""))?.code));
+    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
+    let gone = berth_tests::command::poll(Duration::from_secs(10), || {
+        (!scene.containerd.shim_socket(shim.id()).exists()).then_some(())
+    });
+    ensure!(gone.is_some(), "the socket is still there");
+    shim.delete()?.success()?;
+    Ok(())
+}
+
+fn unknown_ids_are_not_found_by_any_method(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    let id = || "nobody".to_owned();
+    let see = |method: &str, answer: Result<Answer<Empty>>| -> Result<()> {
+        let answer = answer?;
+        scene.see(method, answer.map_or_else(|refusal| format!("{:?}", refusal.code), |_| "granted".into()));
+        Ok(())
+    };
+    see("State", connection.call("State", &StateRequest { id: id(), ..Default::default() }))?;
+    see("Start", connection.call("Start", &StartRequest { id: id(), ..Default::default() }))?;
+    see("Delete", connection.call("Delete", &DeleteRequest { id: id(), ..Default::default() }))?;
+    see("Pids", connection.call("Pids", &PidsRequest { id: id(), ..Default::default() }))?;
+    see("Pause", connection.call("Pause", &PauseRequest { id: id(), ..Default::default() }))?;
+    see("Resume", connection.call("Resume", &ResumeRequest { id: id(), ..Default::default() }))?;
+    see("Kill", connection.call("Kill", &KillRequest { id: id(), signal: 9, ..Default::default() }))?;
+    see("Exec", connection.call("Exec", &ExecProcessRequest { id: id(), exec_id: "e".into(), ..Default::default() }))?;
+    see("ResizePty", connection.call("ResizePty", &ResizePtyRequest { id: id(), ..Default::default() }))?;
+    see("CloseIO", connection.call("CloseIO", &CloseIORequest { id: id(), ..Default::default() }))?;
+    see("Update", connection.call("Update", &UpdateTaskRequest { id: id(), ..Default::default() }))?;
+    see("Wait", connection.call("Wait", &WaitRequest { id: id(), ..Default::default() }))?;
+    see("Stats", connection.call("Stats", &StatsRequest { id: id(), ..Default::default() }))?;
+    see("Connect", connection.call("Connect", &ConnectRequest { id: id(), ..Default::default() }))?;
+    for (method, answer) in [
+        ("Start of an exec", start(&shim, &connection, "nobody").map(|answer| answer.map(drop))),
+        ("Kill of an exec", kill(&shim, &connection, "nobody", 9).map(|answer| answer.map(drop))),
+        ("Wait for an exec", wait(&shim, &connection, "nobody").map(|answer| answer.map(drop))),
+        ("Delete of an exec", delete(&shim, &connection, "nobody").map(|answer| answer.map(drop))),
+    ] {
+        scene.see(method, format!("{:?}", answer?.err().map(|refusal| refusal.code)));
+    }
+    end(&shim, &connection)
+}
+
+fn unknown_methods_are_unimplemented(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    let none = Empty::default();
+    scene.see("method", format!("{:?}", refused(connection.call::<Empty>("Levitate", &none))?.code));
+    let service = "containerd.task.v9.Task";
+    scene.see("service", format!("{:?}", refused(connection.call_service::<Empty>(service, "State", &none))?.code));
+    granted(create(&shim, &connection))?;
+    end(&shim, &connection)
+}
+
+fn exec_ids_are_used_once(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    granted(start(&shim, &connection, ""))?;
+    granted(exec(&shim, &connection, "e", &["sleep", "1000"]))?;
+    scene.see("added twice", format!("{:?}", refused(exec(&shim, &connection, "e", &["true"]))?.code));
+    scene.see("killed before its start", format!("{:?}", refused(kill(&shim, &connection, "e", 9))?.code));
+    granted(start(&shim, &connection, "e"))?;
+    scene.see("added while it runs", format!("{:?}", refused(exec(&shim, &connection, "e", &["true"]))?.code));
+    ensure!(refused(delete(&shim, &connection, "e")).is_ok(), "a running exec was deleted");
+    granted(kill(&shim, &connection, "e", 9))?;
+    scene.see("its end", granted(wait(&shim, &connection, "e"))?.exit_status);
+    scene.see("deleted", granted(delete(&shim, &connection, "e"))?.exit_status);
+    granted(exec(&shim, &connection, "e", &["true"]))?;
+    end(&shim, &connection)
+}
+
+fn update_changes_the_limits(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    let pid = granted(create(&shim, &connection))?.pid;
+    granted(start(&shim, &connection, ""))?;
+    let update = |resources: serde_json::Value| -> Result<Answer<Empty>> {
+        let url = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+        let resources = Any { type_url: url.into(), value: resources.to_string().into_bytes(), ..Default::default() };
+        connection.call(
+            "Update",
+            &UpdateTaskRequest { id: shim.id().into(), resources: MessageField::some(resources), ..Default::default() },
+        )
+    };
+    let group = format!("{}/{}", scene.containerd.namespace(), shim.id());
+    for resources in [
+        json!({ "memory": { "limit": 67_108_864 }, "pids": { "limit": 55 } }),
+        json!({ "cpu": { "quota": 40000, "period": 100_000, "shares": 333, "cpus": "0" } }),
+        json!({ "memory": { "limit": 33_554_432, "swap": 67_108_864 } }),
+        json!({ "memory": { "limit": 134_217_728, "swap": 268_435_456 } }),
+        json!({ "pids": { "limit": -1 }, "cpu": { "quota": -1 } }),
+    ] {
+        scene.see(
+            "update",
+            format!("{resources} {:?}", update(resources.clone())?.map(drop).map_err(|refusal| refusal.code)),
+        );
+        for (hierarchy, file) in [
+            ("memory", "memory.limit_in_bytes"),
+            ("memory", "memory.memsw.limit_in_bytes"),
+            ("pids", "pids.max"),
+            ("cpu", "cpu.cfs_quota_us"),
+            ("cpu", "cpu.shares"),
+            ("cpuset", "cpuset.cpus"),
+        ] {
+            let path = format!("/sys/fs/cgroup/{hierarchy}/{group}/{file}");
+            scene.see(file, fs::read_to_string(path).unwrap_or_default());
+        }
+    }
+    ensure!(update(json!({ "memory": { "limit": 4096 } }))?.is_err(), "a limit below what is used was granted");
+    ensure!(std::path::Path::new(&format!("/proc/{pid}")).exists(), "init did not survive");
+    end(&shim, &connection)
+}
+
+fn the_time_of_exit_is_the_same_everywhere(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", "exit 3")?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    granted(start(&shim, &connection, ""))?;
+    let waited = granted(wait(&shim, &connection, ""))?;
+    let state = granted(state(&shim, &connection))?;
+    let deleted = granted(delete(&shim, &connection, ""))?;
+    ensure!(
+        waited.exited_at == state.exited_at && state.exited_at == deleted.exited_at,
+        "{waited:?} {state:?} {deleted:?}"
+    );
+    scene.see("status", format!("{} {} {}", waited.exit_status, state.exit_status, deleted.exit_status));
+    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
+    shim.delete()?.success()?;
+    Ok(())
+}
+
+fn a_second_start_answers_the_same_address(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let first = shim.start_with(&[])?.success()?.stdout;
+    let second = shim.start_with(&[])?.success()?.stdout;
+    ensure!(first == second, "first {first:?}, then {second:?}");
+    ensure!(
+        first.contains(&*scene.containerd.shim_socket(shim.id()).to_string_lossy()),
+        "{first} is not where ctr shim looks"
+    );
+    let connection = shim.connect(&first)?;
+    granted(create(&shim, &connection))?;
+    end(&shim, &connection)
+}
+
+/// Kills the shim that answers on a connection, and waits until it is gone.
+fn kill_shim(shim: &Shim, connection: &Connection) -> Result<()> {
+    let connect: ConnectResponse =
+        granted(connection.call("Connect", &ConnectRequest { id: shim.id().into(), ..Default::default() }))?;
+    let pid = Pid::from_raw(connect.shim_pid as i32).context("Connect answers no shim pid")?;
+    kill_process(pid, Signal::KILL)?;
+    std::thread::sleep(Duration::from_millis(200));
+    Ok(())
+}
+
+fn delete_cleans_up_after_a_killed_shim(scene: &Scene<'_>) -> Result<()> {
+    for (name, paused) in [("a", false), ("b", true)] {
+        let shim = shim(scene, name, SLEEP)?;
+        let connection = shim.start()?;
+        granted(create(&shim, &connection))?;
+        granted(start(&shim, &connection, ""))?;
+        granted(exec(&shim, &connection, "e", &["sleep", "1000"]))?;
+        granted(start(&shim, &connection, "e"))?;
+        if paused {
+            granted(connection.call::<Empty>("Pause", &PauseRequest { id: shim.id().into(), ..Default::default() }))?;
+        }
+        kill_shim(&shim, &connection)?;
+        let begin = Instant::now();
+        scene.see("delete", shim.delete()?.success()?.code);
+        ensure!(
+            begin.elapsed() < Duration::from_secs(5),
+            "delete took {:?}, containerd kills it after 5 s",
+            begin.elapsed()
+        );
+        // The socket is removed by whoever binds it next; containerd removes the bundle.
+        let _ = fs::remove_file(scene.containerd.shim_socket(shim.id()));
+        fs::remove_dir_all(shim.bundle())?;
+    }
+    scene.check_nothing_left()
+}
+
+fn both_task_services_are_served(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    for service in ["containerd.task.v2.Task", "containerd.task.v3.Task"] {
+        let request = StateRequest { id: shim.id().into(), ..Default::default() };
+        let state: StateResponse = granted(connection.call_service(service, "State", &request))?;
+        ensure!(state.id == shim.id(), "{service}: {state:?}");
+    }
+    end(&shim, &connection)
+}
+
+fn a_duplicate_container_already_exists(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    let refusal = refused(create(&shim, &connection))?;
+    ensure!(refusal.code == Code::ALREADY_EXISTS && refusal.message.contains(shim.id()), "{refusal:?}");
+    granted(start(&shim, &connection, ""))?;
+    ensure!(refused(create(&shim, &connection))?.code == Code::ALREADY_EXISTS);
+    end(&shim, &connection)
+}
+
+fn wrong_states_are_failed_preconditions(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    let precondition = |what: &str, refusal: Refusal| {
+        ensure!(refusal.code == Code::FAILED_PRECONDITION, "{what}: {refusal:?}");
+        Ok(())
+    };
+    let pause = || connection.call::<Empty>("Pause", &PauseRequest { id: shim.id().into(), ..Default::default() });
+    let resume = || connection.call::<Empty>("Resume", &ResumeRequest { id: shim.id().into(), ..Default::default() });
+    precondition("resume of a created task", refused(resume())?)?;
+    granted(start(&shim, &connection, ""))?;
+    precondition("second start", refused(start(&shim, &connection, ""))?)?;
+    precondition("delete of a running task", refused(delete(&shim, &connection, ""))?)?;
+    granted(pause())?;
+    precondition("pause of a paused task", refused(pause())?)?;
+    precondition("exec in a paused task", refused(exec(&shim, &connection, "e", &["true"]))?)?;
+    precondition("delete of a paused task", refused(delete(&shim, &connection, ""))?)?;
+    granted(resume())?;
+    granted(exec(&shim, &connection, "f", &["true"]))?;
+    granted(kill(&shim, &connection, "", 9))?;
+    granted(wait(&shim, &connection, ""))?;
+    precondition("start of a stopped task", refused(start(&shim, &connection, ""))?)?;
+    precondition("start of an exec in a stopped task", refused(start(&shim, &connection, "f"))?)?;
+    precondition("exec in a stopped task", refused(exec(&shim, &connection, "g", &["true"]))?)?;
+    precondition("pause of a stopped task", refused(pause())?)?;
+    end(&shim, &connection)
+}
+
+fn a_signal_out_of_range_is_refused(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    granted(start(&shim, &connection, ""))?;
+    for signal in [65, 99, 1000, u32::MAX] {
+        let refusal = refused(kill(&shim, &connection, "", signal))?;
+        ensure!(refusal.code == Code::INVALID_ARGUMENT, "signal {signal}: {refusal:?}");
+        ensure!(
+            refusal.message.contains("signal") && refusal.message.contains(&signal.to_string()[..2]),
+            "{refusal:?}"
+        );
+    }
+    let status = granted(state(&shim, &connection))?.status.value();
+    ensure!(status == 2, "the task is not running any more, its status is {status}");
+    end(&shim, &connection)
+}
+
+fn options_that_do_not_parse_are_refused(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    for url in ["containerd.runc.v1.Options", "runtimeoptions.v1.Options"] {
+        let junk = Any { type_url: url.into(), value: vec![0xff; 7], ..Default::default() };
+        let request = CreateTaskRequest { options: MessageField::some(junk), ..create_request(&shim) };
+        let refusal = refused(connection.call::<CreateTaskResponse>("Create", &request))?;
+        ensure!(refusal.code == Code::INVALID_ARGUMENT && refusal.message.contains("options"), "{url}: {refusal:?}");
+    }
+    let body = b"SystemdCgroup = maybe [";
+    let mut value = vec![0x1a, body.len() as u8];
+    value.extend_from_slice(body);
+    let toml = Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() };
+    let request = CreateTaskRequest { options: MessageField::some(toml), ..create_request(&shim) };
+    let refusal = refused(connection.call::<CreateTaskResponse>("Create", &request))?;
+    ensure!(refusal.code == Code::INVALID_ARGUMENT, "TOML: {refusal:?}");
+    let unknown = Any { type_url: "example.test/Unknown".into(), value: vec![0xff; 7], ..Default::default() };
+    let request = CreateTaskRequest { options: MessageField::some(unknown), ..create_request(&shim) };
+    granted(connection.call::<CreateTaskResponse>("Create", &request)).context("unknown options are ignored")?;
+    end(&shim, &connection)
+}
+
+/// A create that is refused, in a shim that is then let go.
+fn refuse_create(shim: &Shim, words: &[&str]) -> Result<()> {
+    let started = shim.start_with(&[])?;
+    if started.code != 0 {
+        // To find out at once is as good.
+        ensure!(words.iter().all(|word| started.stderr.contains(word) || started.stdout.contains(word)), "{started}");
+        return Ok(());
+    }
+    let connection = shim.connect(&started.stdout)?;
+    let refusal = refused(create(shim, &connection))?;
+    ensure!(words.iter().all(|word| refusal.message.contains(word)), "{words:?} are not in {refusal:?}");
+    // containerd's own way out of a failed create.
+    ensure!(refused(delete(shim, &connection, ""))?.code == Code::NOT_FOUND, "the container is there");
+    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
+    shim.delete()?.success()?;
+    Ok(())
+}
+
+fn a_config_that_is_absent_or_not_json_is_refused(scene: &Scene<'_>) -> Result<()> {
+    let absent = Shim::new(scene, "absent")?;
+    refuse_create(&absent, &["config.json"])?;
+    for (name, text) in [
+        ("empty", ""),
+        ("broken", "{ \"ociVersion\": "),
+        ("list", "[]"),
+        ("binary", "\u{0}\u{1}"),
+        ("wrong", "{\"process\": 5}"),
+    ] {
+        let shim = Shim::new(scene, name)?;
+        fs::write(shim.bundle().join("config.json"), text)?;
+        refuse_create(&shim, &["config.json"]).with_context(|| name.to_owned())?;
+    }
+    let directory = Shim::new(scene, "directory")?;
+    fs::create_dir(directory.bundle().join("config.json"))?;
+    refuse_create(&directory, &["config.json"])
+}
+
+fn a_read_only_bundle_is_refused(scene: &Scene<'_>) -> Result<()> {
+    use rustix::mount::{MountFlags, UnmountFlags, mount_bind, mount_remount, unmount};
+    let shim = shim(scene, "a", SLEEP)?;
+    mount_bind(shim.bundle(), shim.bundle())?;
+    mount_remount(shim.bundle(), MountFlags::BIND | MountFlags::RDONLY, "")?;
+    let outcome = refuse_create(&shim, &["ead-only file system"]);
+    unmount(shim.bundle(), UnmountFlags::DETACH)?;
+    let _ = fs::remove_file(scene.containerd.shim_socket(shim.id()));
+    outcome
+}
+
+fn anything_may_stand_on_the_stdin_of_start(scene: &Scene<'_>) -> Result<()> {
+    let options = [b"\x0a\x1acontainerd.runc.v1.Options".as_slice(), b"\x12\x00"].concat();
+    for (name, stdin) in
+        [("junk", b"\xff\xff\xff\xff".as_slice()), ("text", b"hello"), ("any", &options), ("long", &[b'x'; 70_000])]
+    {
+        let shim = shim(scene, name, SLEEP)?;
+        let outcome = shim.start_with(stdin)?;
+        ensure!(outcome.code == 0 && outcome.stderr.is_empty(), "{name}: {outcome}");
+        let connection = shim.connect(&outcome.stdout)?;
+        granted(create(&shim, &connection))?;
+        end(&shim, &connection)?;
+    }
+    Ok(())
+}
+
+fn checkpoint_is_unimplemented(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    let request = CheckpointTaskRequest { id: shim.id().into(), path: "/tmp/none".into(), ..Default::default() };
+    let refusal = refused(connection.call::<Empty>("Checkpoint", &request))?;
+    ensure!(refusal.code == Code::UNIMPLEMENTED, "{refusal:?}");
+    end(&shim, &connection)
+}
+
+fn questions_do_not_wait_for_a_create(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let answer = shim.start_with(&[])?.success()?.stdout;
+    let fifo = shim.bundle().join("out");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
+    // Nobody reads the fifo, so to open it for writing waits.
+    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(&shim) };
+    let waiting = shim.connect(&answer)?;
+    let create = std::thread::spawn(move || waiting.call::<CreateTaskResponse>("Create", &request));
+    std::thread::sleep(Duration::from_millis(500));
+    let connection = shim.connect(&answer)?;
+    let begin = Instant::now();
+    let connect = connection
+        .call::<ConnectResponse>("Connect", &ConnectRequest { id: shim.id().into(), ..Default::default() })?;
+    let asked = state(&shim, &connection)?;
+    let took = begin.elapsed();
+    ensure!(
+        took < Duration::from_secs(1),
+        "Connect and State took {took:?} beside a Create that waits: {connect:?} {asked:?}"
+    );
+    let reader = fs::File::open(&fifo)?;
+    granted(create.join().map_err(|_| anyhow!("the thread that creates panicked"))?)?;
+    drop(reader);
+    end(&shim, &connection)
+}
+
+fn members_of_a_pod_share_a_shim(scene: &Scene<'_>) -> Result<()> {
+    let leader = shim(scene, "a", SLEEP)?;
+    let group = leader.id().to_owned();
+    let member =
+        shim_with(scene, "b", SLEEP, |spec| spec["annotations"] = json!({ "io.kubernetes.cri.sandbox-id": group }))?;
+    let (first, second) = (leader.start_with(&[])?.success()?.stdout, member.start_with(&[])?.success()?.stdout);
+    ensure!(first == second, "the leader is at {first:?}, the member at {second:?}");
+    ensure!(fs::read_to_string(member.bundle().join("address"))?.trim() == first.trim(), "the member's address file");
+    let connection = leader.connect(&first)?;
+    for container in [&leader, &member] {
+        granted(create(container, &connection))?;
+        granted(start(container, &connection, ""))?;
+    }
+    // The leader's end is not the member's, and `delete` of one leaves the other alone.
+    granted(kill(&leader, &connection, "", 9))?;
+    granted(wait(&leader, &connection, ""))?;
+    granted(delete(&leader, &connection, ""))?;
+    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: leader.id().into(), ..Default::default() });
+    leader.delete()?.success()?;
+    ensure!(granted(state(&member, &connection))?.status.value() == 2, "the member does not run any more");
+    end(&member, &connection)
+}
+
+fn a_client_that_leaves_aborts_nothing(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let answer = shim.start_with(&[])?.success()?.stdout;
+    let fifo = shim.bundle().join("out");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
+    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(&shim) };
+    let leaving = shim.connect(&answer)?;
+    leaving.leave_after(Duration::from_millis(300), "Create", &request)?;
+    let _reader = fs::File::open(&fifo)?;
+    let connection = shim.connect(&answer)?;
+    let created = berth_tests::command::poll(Duration::from_secs(10), || match state(&shim, &connection) {
+        Ok(Ok(state)) if state.pid > 0 => Some(()),
+        _ => None,
+    });
+    ensure!(created.is_some(), "the container was not created: {:?}", state(&shim, &connection)?);
+    granted(start(&shim, &connection, ""))?;
+    end(&shim, &connection)
+}
+
+fn delete_is_idempotent(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    // Before anything, beside a live shim that owns the container, after its death, and again.
+    shim.delete()?.success()?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    granted(start(&shim, &connection, ""))?;
+    kill_shim(&shim, &connection)?;
+    shim.delete()?.success()?;
+    shim.delete()?.success()?;
+    scene.check_processes_gone()
+}
