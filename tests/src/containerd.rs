@@ -103,6 +103,21 @@ impl Containerd {
         Path::new("/run/containerd/s").join(name)
     }
 
+    /// The process id of the shim that was started for a container.
+    pub fn shim_pid(&self, id: &str) -> Result<i32> {
+        let find = || {
+            fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+                let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+                let words = fs::read(entry.path().join("cmdline")).ok()?;
+                let words: Vec<&[u8]> = words.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
+                let is_shim = words.first()?.windows(16).any(|window| window == b"containerd-shim-");
+                let is_server = !matches!(*words.last()?, b"start" | b"delete" | b"-info");
+                (is_shim && is_server && words.contains(&id.as_bytes())).then_some(pid)
+            })
+        };
+        poll(Duration::from_millis(300), find).with_context(|| format!("find the shim of {id}"))
+    }
+
     /// The last lines of the daemon's log that hold a text, for failure messages.
     pub fn log(&self, text: &str) -> String {
         let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();

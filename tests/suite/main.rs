@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod contract;
+mod crash;
 mod events;
 mod exec;
 mod lifecycle;
@@ -20,6 +21,8 @@ mod pods_resources;
 mod pods_security;
 mod pods_stop;
 mod run;
+mod self_exe;
+mod stress;
 mod terminals;
 
 use anyhow::{Error, Result, bail};
@@ -84,6 +87,9 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("events", events::scenarios()),
         ("bad_input", bad_input::scenarios()),
         ("contract", contract::scenarios()),
+        ("self_exe", self_exe::scenarios()),
+        ("stress", stress::scenarios()),
+        ("crash", crash::scenarios()),
     ]
 }
 
