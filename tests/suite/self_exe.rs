@@ -104,6 +104,8 @@ const THIEF: &str = r#"
             case "$x" in ''|*busybox*) continue;; esac
             (
                 exec 4<$p/exe || exit
+                # It may have become busybox, the container's own, since.
+                case "$(readlink /proc/self/fd/4)" in *busybox*) exit;; esac
                 echo held "$x" >> /mnt/held
                 for try in 1 2 3 4 5 6 7 8 9 10; do
                     (echo '#!/bin/sh' > /proc/self/fd/4) 2>/dev/null && echo WON by fd "$x" >> /mnt/won
@@ -125,12 +127,23 @@ fn news(scene: &Scene<'_>) -> Result<(std::path::PathBuf, String)> {
     Ok((directory, flag))
 }
 
+/// What the thief got: a hold on our binary is to be expected, a way to change it is not.
+fn check_loot(directory: &Path) -> Result<()> {
+    let read = |name: &str| fs::read_to_string(directory.join(name)).unwrap_or_default();
+    let (held, won) = (read("held"), read("won"));
+    ensure!(won.is_empty(), "the container wrote to our binary, as it saw it:\n{won}");
+    if held.is_empty() {
+        eprintln!("note: the thief never got hold of our binary: non-dumpable, or too fast");
+    }
+    Ok(())
+}
+
 fn the_exe_of_a_starting_exec_cannot_be_written(scene: &Scene<'_>) -> Result<()> {
     let (directory, flag) = news(scene)?;
     unharmed(scene, || {
         let flags = [&["-d", "--mount", &flag], &STRONG[..]].concat();
         scene.run(&flags, "a", &["sh", "-c", THIEF])?.success()?;
-        for number in 0..15 {
+        for number in 0..8 {
             let name = format!("e{number}");
             scene.ctr(&["task", "exec", "--exec-id", &name, &scene.id("a"), "true"])?.success()?;
         }
@@ -138,9 +151,7 @@ fn the_exe_of_a_starting_exec_cannot_be_written(scene: &Scene<'_>) -> Result<()>
         scene.wait_for_status("a", "STOPPED")?;
         scene.discard("a")
     })?;
-    let won = fs::read_to_string(directory.join("won")).unwrap_or_default();
-    ensure!(won.is_empty(), "the container wrote to our binary, as it saw it:\n{won}");
-    Ok(())
+    check_loot(&directory)
 }
 
 fn the_exe_of_a_starting_container_cannot_be_written(scene: &Scene<'_>) -> Result<()> {
@@ -150,16 +161,14 @@ fn the_exe_of_a_starting_container_cannot_be_written(scene: &Scene<'_>) -> Resul
         let flags = [&["-d", "--mount", &flag], &STRONG[..]].concat();
         scene.run(&flags, "a", &["sh", "-c", THIEF])?.success()?;
         let join = format!("pid:/proc/{}/ns/pid", scene.pid("a")?);
-        for number in 0..10 {
+        for number in 0..6 {
             scene.run(&["--rm", "--with-ns", &join], &format!("v{number}"), &["true"])?.success()?;
         }
         fs::write(directory.join("stop"), "")?;
         scene.wait_for_status("a", "STOPPED")?;
         scene.discard("a")
     })?;
-    let won = fs::read_to_string(directory.join("won")).unwrap_or_default();
-    ensure!(won.is_empty(), "the container wrote to our binary, as it saw it:\n{won}");
-    Ok(())
+    check_loot(&directory)
 }
 
 fn the_shim_cannot_be_written_from_the_hosts_pid_namespace(scene: &Scene<'_>) -> Result<()> {
