@@ -23,19 +23,11 @@ pub enum Error {
     /// The program is not there, or may not be executed: the texts that users of runc know.
     #[error("unable to start container process: exec: {0}")]
     Program(String),
-    /// A step of the child failed.
+    /// A step of the child failed, or what the parent opens for it.
     #[error("{step}: {}", text(*source))]
     Step {
         /// The step, as the plan prints it.
         step: String,
-        /// Why.
-        source: Errno,
-    },
-    /// Something that the plan needs could not be opened.
-    #[error("open {what}: {}", text(*source))]
-    Open {
-        /// The source, as the plan prints it.
-        what: String,
         /// Why.
         source: Errno,
     },
@@ -80,9 +72,11 @@ pub struct Gated {
 
 /// Opens what a plan needs; `init` is the container's init, for a plan that joins it.
 pub(crate) fn open_sources(plan: &InitPlan, init: Option<BorrowedFd<'_>>) -> Result<Vec<OwnedFd>, Error> {
-    sources::open(&plan.sources, init).map_err(|(index, source)| Error::Open {
-        what: plan.sources.get(index).map(ToString::to_string).unwrap_or_default(),
-        source,
+    sources::open(&plan.sources, init).map_err(|(index, source)| {
+        // What a person knows is the step that needs it: which mount, which namespace.
+        let step = plan.steps.iter().position(|step| step.source().is_some_and(|needed| needed.0 == index));
+        let step = step.and_then(|step| plan.describe(step)).map(|step| step.to_string());
+        Error::Step { step: step.unwrap_or_default(), source }
     })
 }
 

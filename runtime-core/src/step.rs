@@ -412,6 +412,22 @@ pub enum Step {
     Exec,
 }
 
+impl Step {
+    /// What it needs that the parent opens.
+    #[must_use]
+    pub fn source(&self) -> Option<SourceIndex> {
+        match self {
+            Self::AttachRootfs(source) | Self::Join { source, .. } | Self::JoinInit { source, .. } => Some(*source),
+            Self::Mask { null, .. } => Some(*null),
+            Self::Mount(mount) => match mount.source {
+                MountSource::Opened { source, .. } => Some(source),
+                MountSource::Filesystem { .. } => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 impl std::fmt::Display for InRoot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.display())

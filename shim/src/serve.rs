@@ -73,6 +73,7 @@ fn take_listener() -> io::Result<UnixListener> {
 
 fn prepare() -> Result<(), Error> {
     sys::keep_one_heap();
+    sys::ignore_no_signals();
     setsid().map_err(failed("start a session"))?;
     // The kernel names a process after the file, and ours is a descriptor.
     let _ = rustix::thread::set_name(c"containerd-shim");

@@ -27,3 +27,22 @@ pub fn trim_heap() {
         libc::malloc_trim(0);
     }
 }
+
+/// Takes back what a parent ignored for us: a containerd under nohup ignores SIGHUP, and every container would too.
+pub fn ignore_no_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // Rust ignores SIGPIPE for itself; the child of clone3 takes that back.
+        if signal == libc::SIGPIPE {
+            continue;
+        }
+        // SAFETY: zeroed memory is a valid sigaction; the first call only asks, the second installs no handler.
+        unsafe {
+            let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+            if libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+                && action.assume_init().sa_sigaction == libc::SIG_IGN
+            {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}
