@@ -4,8 +4,9 @@
 //! written to either. The reply is the plain address: it means task version 2, which every containerd understands.
 
 use crate::args::Args;
-use crate::options::{self, Options};
+use crate::options::Options;
 use crate::{log, seal};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
@@ -27,18 +28,6 @@ pub enum Error {
     /// The flags name no container.
     #[error("start needs -id and -namespace")]
     NoContainer,
-    /// The bundle's config.json is there and cannot be used.
-    #[error("read the group from {}", path.display())]
-    Group {
-        /// config.json.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The options containerd sent are not what they claim to be.
-    #[error(transparent)]
-    Options(#[from] options::Error),
     /// The group's socket.
     #[error(transparent)]
     Socket(#[from] socket::Error),
@@ -78,7 +67,7 @@ pub fn start(args: &Args) -> Result<(), Error> {
     }
     let params = Params::parse(&read_stdin(), &args.id, &args.namespace);
     let bundle = Path::new(".");
-    let group = group(bundle)?.unwrap_or_else(|| args.id.clone());
+    let group = group(bundle).unwrap_or_else(|| args.id.clone());
     let containerd = params.grpc_address.as_deref().unwrap_or(&args.address);
     let socket = Socket::of_group(params.socket_dir.as_deref(), containerd, &args.namespace, &group);
     if let Bound::New(listener) = socket.bind()?
@@ -99,25 +88,17 @@ fn read_stdin() -> Vec<u8> {
     bytes
 }
 
-/// The group that the bundle's annotations name: containers of one group share one server.
-fn group(bundle: &Path) -> Result<Option<String>, Error> {
+/// The group that the bundle's annotations name: containers of one group share one server. Without a config.json, as
+/// sandboxes have none, or with one that is broken, a container is its own group; Create tells what is wrong with it.
+fn group(bundle: &Path) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Config {
-        #[serde(default)]
-        annotations: Option<std::collections::HashMap<String, String>>,
+        annotations: Option<HashMap<String, String>>,
     }
-    let path = bundle.join("config.json");
-    let failed = |source| Error::Group { path: path.clone(), source };
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
-        // The sandbox API has no config.json: the sandbox is its own group.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed(error)),
-    };
-    let config: Config = serde_json::from_slice(&bytes).map_err(|error| failed(error.into()))?;
-    let annotations = config.annotations.unwrap_or_default();
+    let json = std::fs::read(bundle.join("config.json")).ok()?;
+    let annotations = serde_json::from_slice::<Config>(&json).ok()?.annotations?;
     let names = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
-    Ok(names.iter().find_map(|name| annotations.get(*name)).filter(|group| !group.is_empty()).cloned())
+    names.iter().find_map(|name| annotations.get(*name)).filter(|group| !group.is_empty()).cloned()
 }
 
 fn write_address(bundle: &Path, address: &str) -> Result<(), Error> {
@@ -130,8 +111,8 @@ fn write_address(bundle: &Path, address: &str) -> Result<(), Error> {
 /// Executes the server from a sealed view of our own binary. The listener is its standard input: it already listens,
 /// so that the reply need not wait for it.
 fn launch(args: &Args, params: &Params, group: &str, socket: &Socket, listener: OwnedFd) -> Result<(), Error> {
-    let options = Options::decode(params.options.as_ref())?;
-    options.check()?;
+    // Create gets the same options, and has an error code for what is wrong with them.
+    let options = Options::decode(params.options.as_ref()).unwrap_or_default();
     let binary = seal::own_binary(socket.directory())?;
     let program = seal::path(&binary);
     let log = open_log(Path::new("log"));
@@ -226,32 +207,27 @@ fn join_hierarchy(root: &Path, below: &str, pid: u32) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn group_of(config: &str) -> Result<Option<String>, Error> {
-        let bundle = tempdir(config.len());
+    fn group_of(config: &str) -> Option<String> {
+        let bundle = std::env::temp_dir().join(format!("berth-bootstrap-{}-{}", std::process::id(), config.len()));
+        std::fs::create_dir_all(&bundle).unwrap();
         std::fs::write(bundle.join("config.json"), config).unwrap();
         let group = group(&bundle);
         std::fs::remove_dir_all(&bundle).unwrap();
         group
     }
 
-    fn tempdir(salt: usize) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("berth-bootstrap-{}-{salt}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        path
-    }
-
     #[test]
     fn containerds_own_annotation_wins_over_the_sandbox() {
         let both = r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s","io.containerd.runc.v2.group":"g"}}"#;
-        assert_eq!(group_of(both).unwrap().as_deref(), Some("g"));
-        assert_eq!(group_of(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s"}}"#).unwrap().as_deref(), Some("s"));
-        assert_eq!(group_of(r#"{"annotations":null}"#).unwrap(), None);
-        assert_eq!(group_of("{}").unwrap(), None);
-        assert!(group_of("{").is_err());
+        assert_eq!(group_of(both).as_deref(), Some("g"));
+        assert_eq!(group_of(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"s"}}"#).as_deref(), Some("s"));
     }
 
     #[test]
-    fn without_config_json_a_container_is_its_own_group() {
-        assert_eq!(group(Path::new("/nonexistent")).unwrap(), None);
+    fn without_an_annotation_that_can_be_read_a_container_is_its_own_group() {
+        for config in [r#"{"annotations":null}"#, "{}", "{", "no JSON"] {
+            assert_eq!(group_of(config), None, "{config}");
+        }
+        assert_eq!(group(Path::new("/nonexistent")), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Protobuf messages ⇄ our types. Pure.
 
-use crate::containers::{Process, Streams};
 use crate::error::Error;
+use crate::process::{Process, Streams};
 use containerd_shim_protos::api::{CreateTaskRequest, ExecProcessRequest, Mount, StateResponse, Status};
 use containerd_shim_protos::events::task::TaskIO;
 use containerd_shim_protos::shim::oci::ProcessDetails;

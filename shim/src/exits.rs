@@ -3,9 +3,10 @@
 //! An exit is read from a descriptor that was there before the process could run, so looking late loses nothing. Init's
 //! exit is told last: after its TaskStart, after whatever the container still ran was killed, after its execs' exits.
 
-use crate::containers::{Exec, Process, Record, RunningExec};
+use crate::containers::{Exec, Record, RunningExec};
 use crate::convert::timestamp;
 use crate::events::{self, Events};
+use crate::process::Process;
 use crate::state::State;
 use crate::sys;
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};

@@ -26,6 +26,7 @@ mod info;
 mod lifetime;
 mod log;
 mod options;
+mod process;
 mod rpc;
 mod seal;
 mod serve;

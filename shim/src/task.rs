@@ -3,12 +3,13 @@
 //! Every request runs to its end whoever still listens (rpc.rs), so a method needs no care for a client that leaves.
 //! Work that blocks is done by threads of its own; State, Pids, Connect, Kill and Wait never wait behind it.
 
-use crate::containers::{Containers, Exec, Process, Streams};
+use crate::containers::{Containers, Exec};
 use crate::convert::{self, timestamp};
 use crate::error::{Error, response};
 use crate::events::{self, Events};
 use crate::exits::Exits;
 use crate::lifetime::Lifetime;
+use crate::process::{Process, Streams};
 use crate::rpc::Caller;
 use crate::state::{Operation, State};
 use crate::stdio;
@@ -58,6 +59,7 @@ impl Task {
         if !SERVICES.contains(&request.service.as_str()) {
             return response(Code::UNIMPLEMENTED, format!("service {}", request.service));
         }
+        tracing::debug!(method = request.method, "request");
         let payload = request.payload.as_slice();
         let answer = match request.method.as_str() {
             "State" => unary(payload, |r| async { self.state(r) }).await,
@@ -85,7 +87,10 @@ impl Task {
         }
         match answer {
             Ok(payload) => Response { payload, ..Response::default() },
-            Err(error) => error.answer(),
+            Err(error) => {
+                tracing::debug!(method = request.method, error = error.text(), "refused");
+                error.answer()
+            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! Create: stdio first, then the container, then everybody is told.
 
 use super::{Task, adopt, blocking};
-use crate::containers::{Process, Record, Reservation, Streams};
+use crate::containers::{Record, Reservation};
 use crate::convert;
 use crate::error::Error;
 use crate::events;
 use crate::options::Options;
+use crate::process::{Process, Streams};
 use containerd_shim_protos::api::{CreateTaskRequest, CreateTaskResponse};
 use containerd_shim_protos::events::task::{TaskCreate, TaskIO};
 use runtime_core::children::Child;
