@@ -6,7 +6,7 @@ use crate::containerd::{Containerd, IMAGE, unique_name};
 use crate::leftovers::Leftovers;
 use crate::terminal::Terminal;
 use crate::version::Version;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -58,7 +58,7 @@ pub struct Scene<'a> {
     tag: String,
     ids: RefCell<Vec<String>>,
     seen: RefCell<Vec<(String, String)>>,
-    crashes: Cell<bool>,
+    fifos_stay: Cell<bool>,
 }
 
 impl<'a> Scene<'a> {
@@ -70,7 +70,7 @@ impl<'a> Scene<'a> {
             tag: unique_name(),
             ids: RefCell::default(),
             seen: RefCell::default(),
-            crashes: Cell::new(false),
+            fifos_stay: Cell::new(false),
         }
     }
 
@@ -252,16 +252,24 @@ impl<'a> Scene<'a> {
         self.seen.borrow().clone()
     }
 
-    /// Says that shims will be killed. ctr's fifos, which a client removes that deletes its task in peace, then stay
-    /// behind with any shim and are no leftovers.
-    pub fn expect_crashes(&self) {
-        self.crashes.set(true);
+    /// Deletes all of this scene's tasks and containers, whatever there is of them.
+    pub fn clear(&self) {
+        for id in self.ids.borrow().iter() {
+            let _ = self.containerd.ctr_within(Duration::from_secs(20), &["task", "delete", "--force", id]);
+            let _ = self.containerd.ctr_within(Duration::from_secs(20), &["container", "delete", id]);
+        }
+    }
+
+    /// Says that clients will not get to delete their tasks in peace, as where shims are killed. ctr's own fifos then
+    /// stay behind with any shim, and are no leftovers.
+    pub fn leave_fifos_to_clients(&self) {
+        self.fifos_stay.set(true);
     }
 
     /// What still bears this scene's name.
     pub fn leftovers(&self) -> Leftovers {
         let mut left = self.containerd.leftovers(&[&self.tag], &self.ids.borrow());
-        if self.crashes.get() {
+        if self.fifos_stay.get() {
             left.files.retain(|file| !file.starts_with("/run/containerd/fifo"));
         }
         left
@@ -293,18 +301,17 @@ impl<'a> Scene<'a> {
     pub fn finish(self, outcome: Result<()>) -> Result<Vec<(String, String)>> {
         let _ = fs::remove_dir_all(self.containerd.directory().join("tmp").join(&self.tag));
         let outcome = outcome.and_then(|()| self.check_nothing_left());
-        self.crashes.set(false);
+        self.fifos_stay.set(false);
         if outcome.is_err() {
-            for id in self.ids.borrow().iter() {
-                let _ = self.containerd.ctr_within(Duration::from_secs(20), &["task", "delete", "--force", id]);
-                let _ = self.containerd.ctr_within(Duration::from_secs(20), &["container", "delete", id]);
-            }
+            self.clear();
         }
         self.leftovers().remove();
-        let log = || self.containerd.log(&self.tag);
         match outcome {
             Err(error) if error.is::<Skip>() => Err(error),
-            Err(error) => Err(error.context(format!("with {:?}; the daemon's log on it:\n{}\n", self.runtime, log()))),
+            Err(error) => {
+                let log = self.containerd.log(&self.tag);
+                Err(anyhow!("with {:?}: {error:#}\nThe daemon's log on it:\n{log}", self.runtime))
+            }
             Ok(()) => Ok(self.record()),
         }
     }

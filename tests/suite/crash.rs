@@ -31,7 +31,7 @@ pub fn scenarios() -> Vec<Scenario> {
 fn alone(version: Version, play: impl FnOnce(&Scene<'_>) -> Result<()>) -> Result<()> {
     let containerd = Containerd::start(version, &Config::default())?;
     let scene = Scene::new(&containerd, Runtime::Berth);
-    scene.expect_crashes();
+    scene.leave_fifos_to_clients();
     let outcome = play(&scene);
     scene.finish(outcome).map(drop)
 }
@@ -115,7 +115,7 @@ fn shims_that_die_while_containerd_is_down_are_cleaned_up(version: Version) -> R
 }
 
 fn a_killed_shim_leaves_nothing_after_delete(scene: &Scene<'_>) -> Result<()> {
-    scene.expect_crashes();
+    scene.leave_fifos_to_clients();
     let id = scene.sleeper(&[], "a")?;
     scene
         .ctr(&["task", "exec", "-d", "--exec-id", "e", &id, "sh", "-c", "trap '' TERM; while :; do sleep 1; done"])?
@@ -127,7 +127,7 @@ fn a_killed_shim_leaves_nothing_after_delete(scene: &Scene<'_>) -> Result<()> {
 }
 
 fn a_killed_shim_of_a_paused_task_leaves_nothing(scene: &Scene<'_>) -> Result<()> {
-    scene.expect_crashes();
+    scene.leave_fifos_to_clients();
     let id = scene.sleeper(&[], "a")?;
     scene.ctr(&["task", "pause", &id])?.success()?;
     kill(scene.containerd.shim_pid(&id)?)?;
@@ -136,7 +136,7 @@ fn a_killed_shim_of_a_paused_task_leaves_nothing(scene: &Scene<'_>) -> Result<()
 }
 
 fn a_killed_shim_does_not_hang_its_clients(scene: &Scene<'_>) -> Result<()> {
-    scene.expect_crashes();
+    scene.leave_fifos_to_clients();
     let running = scene.run_start(&["--rm"], "a", &["sleep", "1000"])?;
     scene.wait_for_status("a", "RUNNING")?;
     let id = scene.id("a");
@@ -245,6 +245,8 @@ fn recover(scene: &Scene<'_>, ids: &[&str]) -> Result<()> {
         for id in ids {
             scene.containerd.ctr_within(Duration::from_secs(40), &["task", "delete", "--force", id])?;
             scene.containerd.ctr_within(Duration::from_secs(40), &["container", "delete", id])?;
+            // ctr makes the snapshot before the container; a daemon killed in between leaves one that is nobody's.
+            scene.ctr(&["snapshot", "delete", id])?;
         }
         Ok(())
     };
