@@ -296,6 +296,12 @@ impl Drop for Made<'_> {
     }
 }
 
+/// Whether a bundle's container exists, or may: it does from shortly before it is made until it is deleted.
+#[must_use]
+pub fn is_recorded(bundle: &Path) -> bool {
+    record::path(bundle).exists()
+}
+
 /// Cleans up after a process that had containers and died: from what is on disk alone. What is gone already is no error.
 pub fn destroy(bundle: &Path) -> Result<(), Error> {
     let Some(path) = record::cgroup(bundle)? else { return Ok(()) };

@@ -49,7 +49,8 @@ pub fn delete(args: &Args) -> Result<(), Error> {
     // Before the file goes.
     let pid = read(&bundle.join("init.pid")).and_then(|pid| pid.parse().ok()).unwrap_or(0);
     let socket = read(&bundle.join("address")).and_then(|address| Socket::at(&address, &args.id));
-    if let Some(socket) = &socket {
+    // After a Delete there is nothing left to ask for, and containerd waits for us.
+    if let Some(socket) = socket.as_ref().filter(|_| runtime_core::container::is_recorded(&bundle)) {
         delete_by_server(&socket.address(), &args.id);
     }
     let failed = |source| Error::Destroy { id: args.id.clone(), source };

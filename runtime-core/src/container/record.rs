@@ -19,9 +19,13 @@ struct Record {
     cgroup: CgroupPath,
 }
 
+pub(super) fn path(bundle: &Path) -> PathBuf {
+    bundle.join(RECORD)
+}
+
 /// Written before the cgroup is made, so that nothing exists that nobody would find.
 pub(super) fn write(bundle: &Path, cgroup: &CgroupPath) -> Result<(), Error> {
-    let path = bundle.join(RECORD);
+    let path = path(bundle);
     let record = Record { cgroup: cgroup.clone() };
     let text = serde_json::to_vec(&record).map_err(|source| Error::NotOurs { path: path.clone(), source })?;
     fs::write(&path, text).map_err(failed("write", path))
@@ -34,7 +38,7 @@ pub(super) fn write_pid(bundle: &Path, pid: Pid) -> Result<(), Error> {
 
 /// The cgroup of a container that somebody left; `None` if there is no record.
 pub(super) fn cgroup(bundle: &Path) -> Result<Option<CgroupPath>, Error> {
-    let path = bundle.join(RECORD);
+    let path = path(bundle);
     let text = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read.map_err(failed("read", path.clone()))?,
