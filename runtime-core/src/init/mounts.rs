@@ -27,6 +27,8 @@ impl Init<'_> {
     /// and needs no directory of the host's.
     pub(super) fn attach_rootfs(&mut self, source: SourceIndex) -> Result<(), Errno> {
         let rootfs = self.source(source)?;
+        // A copy of a shared mount is its peer: the host would see what is mounted below, and pivot_root(2) refuses it.
+        change(rootfs, RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
         // Private, or the host would see the attachment, and pivot_root(2) refuses a shared parent.
         rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE)?;
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
