@@ -22,7 +22,7 @@ mod uri;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -81,6 +81,10 @@ pub struct Io {
 /// Our side of stdin.
 #[derive(Default)]
 struct Stdin {
+    /// What is not connected yet, and where it will go: a console's comes later.
+    waiting: Option<(fifo::Input, Option<Sink>)>,
+    /// CloseIO has come.
+    closed: bool,
     /// Keeps the fifo from ending when a client detaches, until CloseIO.
     keeper: Option<OwnedFd>,
     task: Option<AbortHandle>,
@@ -96,7 +100,6 @@ enum Console {
 
 /// What waits for the console.
 struct Waiting {
-    stdin: Option<Source>,
     sink: Sink,
     output: Output,
     size: Option<Winsize>,
@@ -125,10 +128,11 @@ enum Outputs {
 }
 
 impl Io {
-    /// Opens what the client named and makes what the container gets. Output fifos wait for their reader.
+    /// Opens what the client named, but for stdin, and makes what the container gets. Output fifos wait for their
+    /// reader.
     pub async fn open(config: &Config) -> Result<(Self, Stdio), Error> {
         let route = Route::parse(&config.stdin, &config.stdout, &config.stderr)?;
-        let input = uri::path(&config.stdin)?.map(|path| fifo::input(&path)).transpose()?;
+        let input = uri::path(&config.stdin)?.map(fifo::Input::find).transpose()?;
         let (logger, outputs) = open_outputs(route, config).await?;
         let io = Self {
             stop: watch::Sender::new(false),
@@ -137,31 +141,24 @@ impl Io {
             console: Mutex::new(Console::None),
             logger,
         };
-        let stdin = match input {
-            Some(fifo::Input { reader, writer }) => {
-                lock(&io.stdin).keeper = writer;
-                let source = Source::new(reader);
-                Some(source.map_err(|source| Error::Open { path: PathBuf::from(&config.stdin), source })?)
-            }
-            None => None,
-        };
         let stdio = if config.terminal {
             let output = Output::new(&io.outputs);
             let sink = terminal_sink(outputs)?;
-            *lock(&io.console) = Console::Waiting(Box::new(Waiting { stdin, sink, output, size: None }));
+            lock(&io.stdin).waiting = input.map(|input| (input, None));
+            *lock(&io.console) = Console::Waiting(Box::new(Waiting { sink, output, size: None }));
             Stdio::Terminal
         } else {
-            Stdio::Files(io.pipes(stdin, outputs, config)?)
+            Stdio::Files(io.pipes(input, outputs, config)?)
         };
         Ok((io, stdio))
     }
 
     /// Makes the container's three descriptors and starts copying.
-    fn pipes(&self, stdin: Option<Source>, outputs: Outputs, config: &Config) -> Result<[OwnedFd; 3], Error> {
-        let fd0 = match stdin {
-            Some(source) => {
+    fn pipes(&self, input: Option<fifo::Input>, outputs: Outputs, config: &Config) -> Result<[OwnedFd; 3], Error> {
+        let fd0 = match input {
+            Some(input) => {
                 let (theirs, ours) = pipe("stdin", config)?;
-                self.start_input(source, Sink::Pipe(ours), None);
+                lock(&self.stdin).waiting = Some((input, Some(Sink::Pipe(ours))));
                 theirs
             }
             None => fifo::null()?,
@@ -197,9 +194,23 @@ impl Io {
         });
     }
 
-    /// Copies stdin until it ends. `hang_up`: then the terminal ends too.
-    fn start_input(&self, source: Source, sink: Sink, hang_up: Option<watch::Sender<bool>>) {
+    /// Opens the client's stdin and starts copying; called when the process is about to run. Not before: the client may
+    /// write from here on, and `ctr`, when it has said all before its task is there, forgets to close.
+    pub fn connect_stdin(&self) -> Result<(), Error> {
+        let mut stdin = lock(&self.stdin);
+        let Some((input, Some(sink))) = stdin.waiting.take() else { return Ok(()) };
+        let fifo::OpenInput { reader, writer } = input.open()?;
+        // Opened even if it is dropped here: a fifo that never had a writer does not end. fifo(7)
+        stdin.keeper = writer.filter(|_| !stdin.closed);
+        let source = Source::new(reader).map_err(|source| input.error(source))?;
+        stdin.task = Some(self.copy_input(source, sink));
+        Ok(())
+    }
+
+    /// Copies stdin until it ends. A terminal then ends too.
+    fn copy_input(&self, source: Source, sink: Sink) -> AbortHandle {
         let stop = self.stop.subscribe();
+        let hang_up = matches!(sink, Sink::Console(_)).then(|| self.stop.clone());
         let task = tokio::spawn(async move {
             let mut copy = Copy::new(source, sink);
             let ended = copy.run(stop).await;
@@ -208,7 +219,7 @@ impl Io {
                 stop.send_replace(true);
             }
         });
-        lock(&self.stdin).task = Some(task.abort_handle());
+        task.abort_handle()
     }
 
     /// Takes the master of the process's pseudo-terminal and starts copying.
@@ -216,7 +227,7 @@ impl Io {
         let failed = |source: io::Error| Error::Console { act: "attach", source };
         let mut console = lock(&self.console);
         let Console::Waiting(waiting) = std::mem::replace(&mut *console, Console::None) else { return Ok(()) };
-        let Waiting { stdin, sink, output, size } = *waiting;
+        let Waiting { sink, output, size } = *waiting;
         if let Some(size) = size {
             tcsetwinsize(&master, size).map_err(|e| failed(e.into()))?;
         }
@@ -224,8 +235,8 @@ impl Io {
         let both = Interest::READABLE | Interest::WRITABLE;
         let master = Arc::new(sys::register(master, both).map_err(|e| failed(e.into()))?);
         *console = Console::Attached(Arc::downgrade(&master));
-        if let Some(stdin) = stdin {
-            self.start_input(stdin, Sink::Console(Arc::clone(&master)), Some(self.stop.clone()));
+        if let Some((_, sink @ None)) = &mut lock(&self.stdin).waiting {
+            *sink = Some(Sink::Console(Arc::clone(&master)));
         }
         self.start_output(Source::Console(master), sink, output);
         Ok(())
@@ -250,7 +261,9 @@ impl Io {
 
     /// Drops our writer of the stdin fifo: stdin ends when the client has closed its own.
     pub fn close_stdin(&self) {
-        lock(&self.stdin).keeper = None;
+        let mut stdin = lock(&self.stdin);
+        stdin.closed = true;
+        stdin.keeper = None;
     }
 
     /// Resolves when every output has ended: no process holds its end, all was handed on, our descriptors are closed.
@@ -272,9 +285,8 @@ impl Io {
 
     fn stop_copying(&self) {
         self.stop.send_replace(true);
-        let Stdin { keeper, task } = std::mem::take(&mut *lock(&self.stdin));
-        drop(keeper);
-        if let Some(task) = task {
+        let stdin = std::mem::take(&mut *lock(&self.stdin));
+        if let Some(task) = stdin.task {
             task.abort();
         }
         *lock(&self.console) = Console::None;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
@@ -82,25 +82,46 @@ impl Drop for Opening {
     }
 }
 
-/// Both ends of a stdin fifo: what we read, and a writer of ours that keeps it from ending when a client detaches.
+/// A client's stdin before anybody reads it. It is not opened: to the client that is the sign to begin.
 pub struct Input {
+    anchor: OwnedFd,
+    path: PathBuf,
+}
+
+/// An input that is open.
+pub struct OpenInput {
     pub reader: OwnedFd,
-    /// None where the path is no fifo.
+    /// A writer of ours that keeps it from ending when a client detaches. None where the path is no fifo.
     pub writer: Option<OwnedFd>,
 }
 
-/// Opens an input without waiting for anybody.
-pub fn input(path: &Path) -> Result<Input, Error> {
-    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-    let open_input = || {
-        let reader = open(path, OFlags::RDONLY | flags, Mode::empty())?;
-        let writer = match file_type(&reader)? {
-            FileType::Fifo => Some(reopen(&reader, OFlags::WRONLY | flags)?),
-            _ => None,
+impl Input {
+    /// Finds it, so that a wrong path is told at once.
+    pub fn find(path: PathBuf) -> Result<Self, Error> {
+        match open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(anchor) => Ok(Self { anchor, path }),
+            Err(source) => Err(open_error(&path, source)),
+        }
+    }
+
+    /// Opens both ends without waiting for anybody.
+    pub fn open(&self) -> Result<OpenInput, Error> {
+        let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+        let open_ends = || {
+            let reader = reopen(&self.anchor, OFlags::RDONLY | flags)?;
+            let writer = match file_type(&reader)? {
+                FileType::Fifo => Some(reopen(&self.anchor, OFlags::WRONLY | flags)?),
+                _ => None,
+            };
+            Ok(OpenInput { reader, writer })
         };
-        Ok(Input { reader, writer })
-    };
-    open_input().map_err(|source| open_error(path, source))
+        open_ends().map_err(|source| open_error(&self.path, source))
+    }
+
+    /// The error of what could not be done with it.
+    pub fn error(&self, source: std::io::Error) -> Error {
+        Error::Open { path: self.path.clone(), source }
+    }
 }
 
 /// Creates a log file and the directories above it, as `file://` asks.

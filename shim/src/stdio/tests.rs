@@ -62,7 +62,10 @@ const NONE: fn() -> &'static Path = || Path::new("");
 
 async fn open_files(config: &Config) -> (Io, [File; 3]) {
     match Io::open(config).await.unwrap() {
-        (io, Stdio::Files(fds)) => (io, fds.map(File::from)),
+        (io, Stdio::Files(fds)) => {
+            io.connect_stdin().unwrap();
+            (io, fds.map(File::from))
+        }
         (_, Stdio::Terminal) => panic!("a terminal"),
     }
 }
@@ -298,6 +301,37 @@ async fn stdin_outlives_its_client_until_it_is_closed() {
     (&last).write_all(b"three").unwrap();
     drop(last);
     assert_eq!(join(container).await, "one two three");
+}
+
+#[tokio::test]
+async fn stdin_is_not_taken_before_it_is_connected() {
+    let dir = Dir::new();
+    let input = dir.fifo("in");
+    let path = input.clone();
+    let client = thread::spawn(move || File::options().write(true).open(path).unwrap().write_all(b"all").unwrap());
+    let (io, stdio) = Io::open(&config(&input, NONE(), NONE())).await.unwrap();
+    let Stdio::Files([stdin, ..]) = stdio else { panic!("a terminal") };
+    pause().await;
+    assert!(!client.is_finished());
+    std::fs::remove_file(&input).unwrap();
+    io.connect_stdin().unwrap();
+    join(client).await;
+    io.close_stdin();
+    let mut read = String::new();
+    let read = tokio::task::spawn_blocking(move || File::from(stdin).read_to_string(&mut read).map(|_| read));
+    assert_eq!(soon(read).await.unwrap().unwrap(), "all");
+}
+
+#[tokio::test]
+async fn a_stdin_that_was_closed_before_it_was_connected_ends() {
+    let dir = Dir::new();
+    let input = dir.fifo("in");
+    let (io, stdio) = Io::open(&config(&input, NONE(), NONE())).await.unwrap();
+    let Stdio::Files([stdin, ..]) = stdio else { panic!("a terminal") };
+    io.close_stdin();
+    io.connect_stdin().unwrap();
+    let end = tokio::task::spawn_blocking(move || File::from(stdin).read(&mut [0; 1]).unwrap());
+    assert_eq!(soon(end).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -23,8 +23,14 @@ impl Task {
 
     async fn start_init(&self, record: &Arc<Record>) -> Result<u32, Error> {
         record.init.begin(Operation::Start)?;
-        let container = record.clone();
-        let started = blocking("start", move || container.container.start().map_err(Error::runtime("start"))).await;
+        let started = async {
+            if let Some(io) = record.init.io() {
+                io.connect_stdin().map_err(Error::stdio("start"))?;
+            }
+            let container = record.clone();
+            blocking("start", move || container.container.start().map_err(Error::runtime("start"))).await
+        };
+        let started = started.await;
         if let Err(error) = started {
             // Its init ends by itself now, and the exit is told like any other.
             record.init.settle(State::Created);
@@ -79,7 +85,12 @@ impl Task {
         let made = blocking("exec", move || {
             container.container.exec(&making.spec, files, &runtime).map_err(Error::runtime("exec"))
         });
-        match made.await.and_then(|mut child| adopt(&exec.process, &io, &mut child, "exec").map(|()| child)) {
+        let adopted = made.await.and_then(|mut child| {
+            adopt(&exec.process, &io, &mut child, "exec")?;
+            io.connect_stdin().map_err(Error::stdio("exec"))?;
+            Ok(child)
+        });
+        match adopted {
             Ok(child) => Ok(child),
             Err(error) => {
                 io.close().await;

@@ -26,6 +26,7 @@ async fn a_terminal_is_copied_both_ways_and_resized() {
     let (io, master, mut slave) = open_terminal(config(&input, &out, NONE())).await;
     io.resize(101, 37).unwrap();
     io.attach_console(master).unwrap();
+    io.connect_stdin().unwrap();
     let size = tcgetwinsize(&slave).unwrap();
     assert_eq!((size.ws_col, size.ws_row), (101, 37));
     io.resize(80, 25).unwrap();
@@ -50,6 +51,7 @@ async fn a_busy_terminal_loses_nothing_to_a_slow_client() {
     let client = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&out).unwrap();
     let (io, master, mut slave) = open_terminal(config(NONE(), &out, NONE())).await;
     io.attach_console(master).unwrap();
+    io.connect_stdin().unwrap();
     let container = thread::spawn(move || slave.write_all(&vec![b'z'; 300_000]).unwrap());
     pause().await;
     assert!(!container.is_finished());
@@ -67,6 +69,7 @@ async fn the_end_of_a_terminals_stdin_hangs_it_up() {
     let client = reader(&out);
     let (io, master, mut slave) = open_terminal(config(&input, &out, NONE())).await;
     io.attach_console(master).unwrap();
+    io.connect_stdin().unwrap();
     slave.write_all(b"said before").unwrap();
     io.close_stdin();
     assert_eq!(soon(join(client)).await, b"said before");
