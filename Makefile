@@ -52,7 +52,7 @@ bench: build setup
 lint: deps lint-crates lint-names
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --workspace --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --workspace --no-deps --document-private-items
 
 # runtime-core and netns are synchronous, and know neither the shim's world nor each other.
 lint-crates:
