@@ -13,7 +13,7 @@ pub enum Error {
     #[error("container not created")]
     NoContainer,
     /// No such exec.
-    #[error("process {0} does not exist")]
+    #[error("process does not exist {0}")]
     NoProcess(String),
     /// It has ended.
     #[error("process already finished")]
