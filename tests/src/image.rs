@@ -113,6 +113,7 @@ fn layer() -> Result<Vec<u8>> {
     add_file(&mut tar, "etc/group", 0o644, GROUP.as_bytes())?;
     // Not executable, a directory in its place, no interpreter, a bad one, and the shim itself as interpreter.
     add_file(&mut tar, "srv/plain", 0o644, b"#!/bin/sh\necho never\n")?;
+    add_file(&mut tar, "srv/exit-6", 0o755, b"#!/bin/sh\necho started\nexit 6\n")?;
     add_file(&mut tar, "srv/garbage", 0o755, b"\x01\x02\x03 neither script nor program\n")?;
     add_file(&mut tar, "srv/bad-interpreter", 0o755, b"#!/does/not/exist\n")?;
     add_file(&mut tar, "srv/self-interpreter", 0o755, b"#!/proc/self/exe\n")?;

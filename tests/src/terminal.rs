@@ -10,6 +10,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// A command on a terminal.
@@ -17,6 +18,7 @@ pub struct Terminal {
     child: Child,
     master: File,
     shown: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Terminal {
@@ -41,15 +43,15 @@ impl Terminal {
             .stderr(std::process::Stdio::null());
         let master = File::from(master);
         let shown = Arc::new(Mutex::new(Vec::new()));
-        let (mut reader, sink) = (master.try_clone()?, shown.clone());
-        std::thread::spawn(move || {
+        let (mut source, sink) = (master.try_clone()?, shown.clone());
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // EIO is the end: nobody has the slave open any more.
-            while let Ok(count) = reader.read(&mut buffer) {
+            while let Ok(count) = source.read(&mut buffer) {
                 sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..count]);
             }
         });
-        Ok(Terminal { child, master, shown })
+        Ok(Terminal { child, master, shown, reader })
     }
 
     /// What was shown so far, without carriage returns.
@@ -85,7 +87,9 @@ impl Terminal {
         let Some(status) = wait_for(&mut self.child, deadline)? else {
             bail!("the command on the terminal still ran after {deadline:?}; it had shown:\n{}", self.shown());
         };
-        std::thread::sleep(Duration::from_millis(50));
+        if poll(Duration::from_secs(10), || self.reader.is_finished().then_some(())).is_none() {
+            bail!("the command ended, but something holds its terminal open; it had shown:\n{}", self.shown());
+        }
         Ok((code(status), self.shown()))
     }
 }

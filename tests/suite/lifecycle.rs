@@ -146,9 +146,7 @@ fn unknown_tasks_are_not_found(scene: &Scene<'_>) -> Result<()> {
 
 fn a_created_task_waits_for_its_start(scene: &Scene<'_>) -> Result<()> {
     let (id, runtime) = (scene.id("a"), scene.runtime.name());
-    scene
-        .ctr(&["container", "create", "--runtime", &runtime, IMAGE, &id, "sh", "-c", "echo started; exit 6"])?
-        .success()?;
+    scene.ctr(&["container", "create", "--runtime", &runtime, IMAGE, &id, "/srv/exit-6"])?.success()?;
     scene.see("not started", scene.status("a")?);
     scene.see("start", scene.ctr(&["task", "start", &id])?);
     scene.see("deleted after it", scene.status("a")?);
