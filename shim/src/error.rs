@@ -114,7 +114,7 @@ impl Error {
             Error::Invalid(_) | Error::Decode { .. } | Error::Spec(_) => Code::INVALID_ARGUMENT,
             Error::Unimplemented(_) => Code::UNIMPLEMENTED,
             Error::Options(error) => match **error {
-                options::Error::Decode { .. } | options::Error::Toml(_) => Code::INVALID_ARGUMENT,
+                options::Error::Decode { .. } | options::Error::Toml { .. } => Code::INVALID_ARGUMENT,
                 options::Error::Read { .. } | options::Error::BinaryName(_) => Code::UNKNOWN,
             },
             Error::Runtime { source, .. } => code_of(source.kind()),

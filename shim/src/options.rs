@@ -41,8 +41,13 @@ pub enum Error {
         source: protobuf::Error,
     },
     /// The TOML is not ours.
-    #[error("parse runtime options")]
-    Toml(#[source] toml::de::Error),
+    #[error("parse runtime options: line {line}: {}", reason.message())]
+    Toml {
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong there. Not a source: its own text is a picture of several lines.
+        reason: toml::de::Error,
+    },
     /// The file of `config_path` is not there.
     #[error("read runtime options from {}", path.display())]
     Read {
@@ -143,7 +148,10 @@ impl RuntimeOptions {
             (_, path) if !path.is_empty() => read(Path::new(&path))?,
             _ => return Ok(Options::default()),
         };
-        toml::from_slice(&body).map_err(Error::Toml)
+        toml::from_slice(&body).map_err(|reason| {
+            let before = reason.span().and_then(|span| body.get(..span.start)).unwrap_or_default();
+            Error::Toml { line: 1 + before.iter().filter(|byte| **byte == b'\n').count(), reason }
+        })
     }
 }
 
@@ -192,8 +200,10 @@ mod tests {
         for type_url in ["containerd.runc.v1.Options", "runtimeoptions.v1.Options"] {
             assert!(Options::decode(Some(&any(type_url, vec![0xff, 0xff, 0xff]))).is_err(), "{type_url}");
         }
-        let toml = any("runtimeoptions.v1.Options", vec![0x1a, 2, b'=', b'=']);
-        assert!(matches!(Options::decode(Some(&toml)), Err(Error::Toml(_))));
+        let toml = any("runtimeoptions.v1.Options", vec![0x1a, 3, b'\n', b'=', b'=']);
+        let error = Options::decode(Some(&toml)).unwrap_err();
+        assert!(matches!(error, Error::Toml { line: 2, .. }), "{error}");
+        assert_eq!(error.to_string().lines().count(), 1);
     }
 
     #[test]
