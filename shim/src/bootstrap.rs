@@ -70,13 +70,18 @@ pub fn start(args: &Args) -> Result<(), Error> {
     let group = group(bundle).unwrap_or_else(|| args.id.clone());
     let containerd = params.grpc_address.as_deref().unwrap_or(&args.address);
     let socket = Socket::of_group(params.socket_dir.as_deref(), containerd, &args.namespace, &group);
-    if let Bound::New(listener) = socket.bind()?
-        && let Err(error) = launch(args, &params, &group, &socket, listener.into())
-    {
-        socket.remove();
-        return Err(error);
+    match socket.bind()? {
+        Bound::Live => write_address(bundle, &socket.address())?,
+        Bound::New(listener) => {
+            // Before the server is there: from then on nothing can fail but the reply.
+            let launched = write_address(bundle, &socket.address())
+                .and_then(|()| launch(args, &params, &group, &socket, listener.into()));
+            if let Err(error) = launched {
+                socket.remove();
+                return Err(error);
+            }
+        }
     }
-    write_address(bundle, &socket.address())?;
     std::io::stdout().write_all(socket.address().as_bytes()).map_err(Error::Reply)
 }
 
