@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use berth_tests::command::poll;
-use berth_tests::cri::daemon;
 use berth_tests::cri::kubelet::{Kubelet, play};
 use berth_tests::cri::v1::{ContainerState, PodSandboxState};
+use berth_tests::cri::{Pod, daemon};
 use berth_tests::scene::{Runtime, Scene};
 use berth_tests::version::Version;
 use rustix::process::{Pid, Signal, kill_process};
@@ -29,6 +29,8 @@ pub fn scenarios() -> Vec<Scenario> {
         pods_outlive_a_killed_containerd,
         what_ended_without_containerd_is_told_after,
         a_shim_killed_without_containerd_is_cleaned_up_after,
+        a_shim_killed_at_any_moment_leaves_nothing,
+        containerd_killed_at_any_moment_leaves_nothing,
     ]);
     scenarios
 }
@@ -127,12 +129,12 @@ fn other_pods_do_not_notice_a_killed_shim(k: &Kubelet<'_>) -> Result<()> {
 }
 
 /// Plays a scenario that hurts its daemon with these handlers, on a daemon of its own, and compares.
-fn alone(version: Version, runtimes: &[Runtime], body: fn(&Kubelet<'_>) -> Result<()>) -> Result<()> {
+fn alone(version: Version, runtimes: &[Runtime], body: impl Fn(&Kubelet<'_>) -> Result<()>) -> Result<()> {
     let containerd = daemon::start(version)?;
     let mut records = Vec::new();
     for runtime in runtimes {
         let scene = Scene::new(&containerd, *runtime);
-        let outcome = play(&scene, body);
+        let outcome = play(&scene, &body);
         records.push(scene.finish(outcome)?);
     }
     records.windows(2).try_for_each(|pair| crate::compare(&pair[0], &pair[1]))
@@ -244,5 +246,105 @@ fn a_shim_killed_without_containerd_is_cleaned_up_after(version: Version) -> Res
         }
         ensure!(is_gone(init), "its process {init} outlived the cleanup");
         dispose(k, &sandbox)
+    })
+}
+
+/// A pod's whole life; what fails, fails.
+fn live(k: &Kubelet<'_>, pod: &Pod) -> Result<()> {
+    let sandbox = k.run(pod)?;
+    let one = k.start(&sandbox, pod, &k.sleeper(pod, "one"))?;
+    let two = k.start(&sandbox, pod, &k.script(pod, "two", "sleep 0.05"))?;
+    k.cri.sh(&one, "true")?;
+    k.cri.wait_for(&two, ContainerState::ContainerExited)?;
+    k.cri.stop(&one, 1)?;
+    k.cri.stop_pod(&sandbox)?;
+    Ok(k.cri.remove_pod(&sandbox)?)
+}
+
+/// Removes every pod there is, as kubelet does with pods that nobody wants.
+fn dispose_all(k: &Kubelet<'_>) -> Result<()> {
+    let pods = poll(Duration::from_secs(20), || k.cri.pods().ok()).context("CRI does not answer")?;
+    pods.iter().try_for_each(|pod| dispose(k, &pod.id))
+}
+
+/// The servers of a daemon's shims, with the ids that they were started for.
+fn shims(address: &str) -> Vec<(i32, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let arguments = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let words: Vec<&str> = arguments.split('\0').collect();
+        let after = |flag: &str| words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+        // A `start` that is killed before it has told containerd of its server, nobody can clean up after.
+        if ["start", "delete"].iter().any(|act| words.contains(act)) {
+            continue;
+        }
+        if let (Some(id), Some(true)) = (after("-id"), after("-address").map(|word| *word == address)) {
+            found.push((pid, (*id).to_owned()));
+        }
+    }
+    found
+}
+
+/// Moments from before the shim is there to after the pod is gone, the same in every run.
+const MOMENTS: [u64; 12] = [3, 20, 35, 50, 70, 95, 120, 160, 200, 260, 330, 420];
+
+fn a_shim_killed_at_any_moment_leaves_nothing(version: Version) -> Result<()> {
+    alone(version, &[Runtime::Berth], move |k| {
+        let address = k.scene.containerd.socket().display().to_string();
+        for (round, moment) in MOMENTS.into_iter().enumerate() {
+            let pod = k.pod(&format!("pod{round}"))?;
+            let (killed, gone) = std::thread::scope(|scope| {
+                let killing = scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(moment));
+                    let shims = shims(&address);
+                    shims.iter().for_each(|(pid, _)| drop(kill(*pid)));
+                    shims
+                });
+                let gone = live(k, &pod).is_ok();
+                killing.join().map_err(|_| anyhow::anyhow!("a thread panicked")).map(|killed| (killed, gone))
+            })?;
+            for (_, id) in &killed {
+                k.note(id);
+                // Killed after its last container, while it waited for a `start` that might come: containerd has run
+                // its `delete` by then, so that the socket stays, which is all there is.
+                if gone {
+                    let _ = std::fs::remove_file(k.socket(id));
+                }
+            }
+            dispose_all(k).with_context(|| format!("killed {killed:?} after {moment} ms"))?;
+            k.check_nothing_left().with_context(|| format!("killed {killed:?} after {moment} ms"))?;
+        }
+        let kept = shims(&address);
+        ensure!(kept.is_empty(), "shims are left: {kept:?}");
+        Ok(())
+    })
+}
+
+fn containerd_killed_at_any_moment_leaves_nothing(version: Version) -> Result<()> {
+    alone(version, &[Runtime::Berth], move |k| {
+        let address = k.scene.containerd.socket().display().to_string();
+        for (round, moment) in MOMENTS.into_iter().enumerate() {
+            let pod = k.pod(&format!("pod{round}"))?;
+            let containerd = k.scene.containerd;
+            std::thread::scope(|scope| {
+                let killing = scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(moment));
+                    containerd.kill()
+                });
+                let _whatever = live(k, &pod);
+                killing.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
+            })?;
+            let running = shims(&address);
+            running.iter().for_each(|(_, id)| k.note(id));
+            again(k)?;
+            if version == Version::V1_6 && k.cri.pods()?.is_empty() {
+                // 1.6 keeps a shim that was given no container before the kill, and knows of no way to end it.
+                shims(&address).iter().for_each(|(pid, _)| drop(kill(*pid)));
+            }
+            dispose_all(k).with_context(|| format!("with shims {running:?} after {moment} ms"))?;
+            k.check_nothing_left().with_context(|| format!("with shims {running:?} after {moment} ms"))?;
+        }
+        Ok(())
     })
 }

@@ -86,6 +86,14 @@ impl Kubelet<'_> {
         Ok(id)
     }
 
+    /// Remembers a sandbox that RunPodSandbox did not return, so that what is left of it is found.
+    pub fn note(&self, sandbox: &str) {
+        let mut made = self.made.borrow_mut();
+        if made.iter().all(|made| made.id != sandbox) {
+            made.push(Made { id: sandbox.to_owned(), name: "noted".to_owned(), sandbox: true });
+        }
+    }
+
     /// A container of the image that runs a shell script.
     pub fn script(&self, pod: &Pod, name: &str, script: &str) -> Container {
         Container::new(pod, name, IMAGE, &["/bin/sh", "-c", script])
@@ -229,7 +237,7 @@ impl Kubelet<'_> {
     }
 
     /// The socket of the shim of a group, as containerd computes it.
-    fn socket(&self, group: &str) -> PathBuf {
+    pub fn socket(&self, group: &str) -> PathBuf {
         let key = self.scene.containerd.socket().join(daemon::NAMESPACE).join(group);
         let hash = Sha256::digest(key.to_string_lossy().as_bytes());
         let name: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
