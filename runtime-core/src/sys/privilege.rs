@@ -86,16 +86,18 @@ pub(crate) fn restore_signals(mask: &SignalMask) {
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask.0, std::ptr::null_mut()) };
 }
 
-/// SIGPIPE as a program expects it, and no signal blocked. (Handlers went with CLONE_CLEAR_SIGHAND; Rust ignores SIGPIPE.)
+/// Every signal as a program expects it, and none blocked. Handlers went with CLONE_CLEAR_SIGHAND; what is left is what
+/// was ignored: SIGPIPE by Rust, others by who started us (nohup(1), a shell's `&`).
 pub(crate) fn reset_signals() -> Result<(), Errno> {
-    // SAFETY: SIG_DFL needs no handler; the set is zeroed memory, which is the empty set.
-    unsafe {
-        if libc::signal(libc::SIGPIPE, libc::SIG_DFL) == libc::SIG_ERR {
+    for signal in (1..=libc::SIGSYS).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+        // SAFETY: SIG_DFL needs no handler.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
             return Err(errno());
         }
-        let none = MaybeUninit::<libc::sigset_t>::zeroed();
-        libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut());
     }
+    let none = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: the set is zeroed memory of the right type, which is the empty set, and outlives the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
     Ok(())
 }
 
