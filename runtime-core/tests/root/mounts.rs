@@ -1,0 +1,255 @@
+//! Mounts of every kind, as they are seen inside.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::bundle::{Bundle, scratch};
+use super::{Stop, Test};
+
+pub const TESTS: &[Test] = &[
+    ("every_kind_of_mount_is_there_with_its_options", kinds),
+    ("only_what_the_spec_asks_for_is_mounted", nothing_else),
+    ("tmpfs_takes_the_mode_of_what_it_covers", tmpfs_mode),
+    ("readonly_tmpfs_takes_mounts_below_it", readonly_tmpfs),
+    ("bind_has_exactly_its_options", bind_options),
+    ("bind_of_a_file_makes_its_target", bind_file),
+    ("bind_takes_one_mount_and_rbind_the_tree", recursive),
+    ("rro_makes_the_tree_readonly_and_ro_the_mount", recursive_readonly),
+    ("later_mount_covers_an_earlier_one", order),
+    ("destinations_are_made_and_cleaned", destinations),
+    ("mount_over_the_root_or_proc_is_refused", refused),
+    ("overlay_of_the_spec_is_mounted", overlay),
+    ("files_of_proc_may_be_covered_by_a_few", over_proc),
+    ("devices_are_made_with_mode_and_owner", devices),
+    ("device_that_stands_there_must_be_the_same", wrong_device),
+    ("devices_out_of_the_list_are_denied", denied_device),
+    ("bound_dev_is_left_alone", bound_dev),
+];
+
+fn tmpfs(destination: &str, options: &[&str]) -> Value {
+    json!({"destination": destination, "type": "tmpfs", "source": "tmpfs", "options": options})
+}
+
+/// A directory of the host that is bound.
+fn volume(bundle: &Bundle, destination: &str, options: &[&str]) -> Value {
+    let source = bundle.dir.join("volume");
+    fs::create_dir_all(&source).unwrap();
+    json!({"destination": destination, "type": "bind", "source": source, "options": options})
+}
+
+/// `options fstype` of the mount at a destination, as /proc/self/mounts has it.
+fn mount_of(mounts: &str, destination: &str) -> String {
+    let line = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some(destination));
+    let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
+    if words.len() < 4 { String::new() } else { format!("{} {}", words[2], words[3]) }
+}
+
+fn kinds() -> Result<(), Stop> {
+    let mounts = Bundle::new().sh("cat /proc/self/mounts").says()?;
+    let found = |destination| mount_of(&mounts, destination);
+    assert_eq!(found("/proc"), "proc rw,nosuid,nodev,noexec,relatime");
+    assert_eq!(found("/dev"), "tmpfs rw,nosuid,size=65536k,mode=755");
+    assert_eq!(found("/dev/pts"), "devpts rw,nosuid,noexec,relatime,gid=5,mode=620,ptmxmode=666");
+    assert_eq!(found("/dev/shm"), "tmpfs rw,nosuid,nodev,noexec,relatime,size=65536k");
+    assert_eq!(found("/dev/mqueue"), "mqueue rw,nosuid,nodev,noexec,relatime");
+    assert_eq!(found("/sys"), "sysfs ro,nosuid,nodev,noexec,relatime");
+    assert!(found("/").starts_with("tmpfs rw"), "{mounts}");
+    Ok(())
+}
+
+fn nothing_else() -> Result<(), Stop> {
+    let bundle = Bundle::new().set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+    let said = bundle.sh("cut -d' ' -f5 /proc/self/mountinfo").says()?;
+    assert_eq!(said, "/\n/proc\n/dev\n/dev/pts\n/dev/shm\n/dev/mqueue\n/sys\n/run");
+    Ok(())
+}
+
+fn tmpfs_mode() -> Result<(), Stop> {
+    let bundle = Bundle::new().with_mount(tmpfs("/covered", &[])).with_mount(tmpfs("/made", &[]));
+    let bundle = bundle.with_mount(tmpfs("/given", &["mode=700", "size=64k"]));
+    fs::create_dir(bundle.image("/covered"))?;
+    fs::set_permissions(bundle.image("/covered"), std::os::unix::fs::PermissionsExt::from_mode(0o2751))?;
+    assert_eq!(
+        bundle.sh("stat -c %a /covered /made /given; df -k /given | awk 'END{print $2}'").says()?,
+        "2751\n1777\n700\n64"
+    );
+    Ok(())
+}
+
+fn readonly_tmpfs() -> Result<(), Stop> {
+    let bundle = Bundle::new().with_mount(tmpfs("/outer", &["ro"])).with_mount(tmpfs("/outer/inner", &[]));
+    let script = "(: >/outer/x) 2>&1; : >/outer/inner/x && echo written";
+    assert_eq!(bundle.sh(script).says()?, "sh: can't create /outer/x: Read-only file system\nwritten");
+    Ok(())
+}
+
+fn bind_options() -> Result<(), Stop> {
+    let script = "cat /proc/self/mounts; (: >/ro/x) 2>&1; : >/plain/file; /strict/true; echo $?";
+    let mut bundle = Bundle::new().sh(script);
+    let all = ["rbind", "ro", "nosuid", "nodev", "noexec", "noatime"];
+    for (path, options) in [("/plain", &["bind"][..]), ("/ro", &["bind", "ro"]), ("/strict", &all)] {
+        let mount = volume(&bundle, path, options);
+        bundle.mount(mount);
+    }
+    fs::copy("/bin/busybox", bundle.dir.join("volume/true"))?;
+    let said = bundle.says()?;
+    assert!(mount_of(&said, "/plain").starts_with("tmpfs rw,relatime"), "{said}");
+    assert!(mount_of(&said, "/ro").starts_with("tmpfs ro,relatime"), "{said}");
+    assert!(mount_of(&said, "/strict").starts_with("tmpfs ro,nosuid,nodev,noexec,noatime"), "{said}");
+    assert!(said.ends_with("sh: can't create /ro/x: Read-only file system\n126"), "{said}");
+    assert!(bundle.dir.join("volume/file").exists());
+    Ok(())
+}
+
+fn bind_file() -> Result<(), Stop> {
+    let bundle = Bundle::new().sh("cat /made/by/the/way /etc/covered; echo back >/made/by/the/way");
+    let source = bundle.dir.join("file");
+    fs::write(&source, "content\n")?;
+    fs::write(bundle.image("/etc/covered"), "below\n")?;
+    let bind = |to: &str| json!({"destination": to, "type": "bind", "source": source, "options": ["bind"]});
+    let bundle = bundle.with_mount(bind("/made/by/the/way")).with_mount(bind("/etc/covered"));
+    assert_eq!(bundle.says()?, "content\ncontent");
+    assert_eq!(fs::read_to_string(&source)?, "back\n");
+    assert_eq!(fs::read_to_string(bundle.image("/etc/covered"))?, "below\n");
+    Ok(())
+}
+
+/// A tree of two mounts on the host, gone at the end.
+pub struct Tree(pub std::path::PathBuf);
+
+impl Tree {
+    pub fn new(name: &str) -> Tree {
+        use rustix::mount::{MountFlags, mount};
+        let path = scratch().join(name);
+        fs::create_dir(&path).unwrap();
+        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::create_dir(path.join("sub")).unwrap();
+        mount("tmpfs", path.join("sub"), "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::write(path.join("outer"), "").unwrap();
+        fs::write(path.join("sub/inner"), "").unwrap();
+        Tree(path)
+    }
+
+    pub fn bind(&self, destination: &str, options: &[&str]) -> Value {
+        json!({"destination": destination, "type": "bind", "source": self.0, "options": options})
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        use rustix::mount::{UnmountFlags, unmount};
+        unmount(&self.0, UnmountFlags::DETACH).unwrap();
+        fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+fn recursive() -> Result<(), Stop> {
+    let tree = Tree::new("recursive");
+    let bundle = Bundle::new().with_mount(tree.bind("/one", &["bind"])).with_mount(tree.bind("/all", &["rbind"]));
+    assert_eq!(bundle.sh("ls /one/sub; echo; ls /all/sub").says()?, "\ninner");
+    Ok(())
+}
+
+fn recursive_readonly() -> Result<(), Stop> {
+    let tree = Tree::new("readonly");
+    let bundle = Bundle::new().with_mount(tree.bind("/ro", &["rbind", "ro"]));
+    let bundle = bundle.with_mount(tree.bind("/rro", &["rbind", "rro", "rnosuid"]));
+    let bundle = bundle.with_mount(tree.bind("/back", &["rbind", "rro", "rw", "rrw"]));
+    let script = "for file in /ro/x /ro/sub/x /rro/x /rro/sub/x /back/x /back/sub/x; do \
+         (: >$file) 2>/dev/null && echo $file; done; cat /proc/self/mounts";
+    let said = bundle.sh(script).says()?;
+    assert!(said.starts_with("/ro/sub/x\n/back/x\n/back/sub/x\n"), "{said}");
+    assert!(mount_of(&said, "/rro/sub").starts_with("tmpfs ro,nosuid,"), "{said}");
+    Ok(())
+}
+
+fn order() -> Result<(), Stop> {
+    let bundle = Bundle::new().with_mount(tmpfs("/a/b", &[])).with_mount(tmpfs("/a", &[]));
+    assert_eq!(bundle.sh("ls /a; echo end").says()?, "end");
+    Ok(())
+}
+
+fn destinations() -> Result<(), Stop> {
+    let bundle = Bundle::new().with_mount(tmpfs("/new/x/../deep", &[])).with_mount(tmpfs("relative", &[]));
+    let bundle = bundle.with_mount(tmpfs("/../../above", &[])).with_mount(tmpfs("/mnt/./", &[]));
+    let said = bundle.sh("grep -c ' /new/deep \\| /relative \\| /above \\| /mnt ' /proc/mounts").says()?;
+    assert_eq!(said, "4");
+    Ok(())
+}
+
+fn refused() -> Result<(), Stop> {
+    for destination in ["/", "/..", "/proc", "/proc/self/attr", "/proc/1/fd", "/tmp/../proc/sys"] {
+        let text = Bundle::new().with_mount(tmpfs(destination, &[])).refused()?;
+        assert!(text.starts_with("mounts[7]"), "{destination}: {text}");
+    }
+    Ok(())
+}
+
+fn overlay() -> Result<(), Stop> {
+    let bundle = Bundle::new().sh("cat /merged/file; echo new >/merged/made");
+    let part = |name: &str| {
+        let path = bundle.dir.join(name);
+        fs::create_dir(&path).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (lower, upper, work) = (part("lower"), part("upper"), part("work"));
+    fs::write(bundle.dir.join("lower/file"), "lower\n")?;
+    let options = [format!("lowerdir={lower}"), format!("upperdir={upper}"), format!("workdir={work}")];
+    let mount = json!({"destination": "/merged", "type": "overlay", "source": "overlay", "options": options});
+    let bundle = bundle.with_mount(mount);
+    assert_eq!(bundle.says()?, "lower");
+    assert_eq!(fs::read_to_string(bundle.dir.join("upper/made"))?, "new\n");
+    Ok(())
+}
+
+fn over_proc() -> Result<(), Stop> {
+    let bundle = Bundle::new().sh("cat /proc/uptime");
+    let source = bundle.dir.join("uptime");
+    fs::write(&source, "1 2\n")?;
+    let bind = |to: &str| json!({"destination": to, "type": "bind", "source": source, "options": ["bind"]});
+    assert_eq!(bundle.with_mount(bind("/proc/uptime")).says()?, "1 2");
+    Ok(())
+}
+
+fn devices() -> Result<(), Stop> {
+    let devices = json!([
+        {"path": "/dev/made", "type": "c", "major": 1, "minor": 3, "fileMode": 0o640, "uid": 7, "gid": 8},
+        {"path": "/dev/below/fifo", "type": "p", "fileMode": 0o600},
+        {"path": "/dev/block", "type": "b", "major": 7, "minor": 0},
+        {"path": "/elsewhere", "type": "u", "major": 1, "minor": 5},
+        {"path": "/dev/null", "type": "c", "major": 1, "minor": 3, "fileMode": 0o622}]);
+    let script = "stat -c '%n %F %a %u:%g %t:%T' /dev/made /dev/below/fifo /dev/block /elsewhere /dev/null /dev/full; \
+         for link in ptmx fd stdin; do readlink /dev/$link; done; echo x >/dev/made";
+    let said = Bundle::new().set("/linux/devices", devices).sh(script).says()?;
+    let expected = "/dev/made character special file 640 7:8 1:3\n/dev/below/fifo fifo 600 0:0 0:0\n\
+         /dev/block block special file 666 0:0 7:0\n/elsewhere character special file 666 0:0 1:5\n\
+         /dev/null character special file 622 0:0 1:3\n/dev/full character special file 666 0:0 1:7\n\
+         pts/ptmx\n/proc/self/fd\n/proc/self/fd/0";
+    assert_eq!(said, expected);
+    Ok(())
+}
+
+fn wrong_device() -> Result<(), Stop> {
+    let bundle = Bundle::new().without_mount("/dev").sh("cat /dev/zero");
+    fs::write(bundle.image("/dev/zero"), "an image's own\n")?;
+    let text = bundle.refused()?;
+    assert_eq!(text, "mknod /dev/zero c 1:5 mode 0666 owner 0:0: file exists");
+    Ok(())
+}
+
+fn denied_device() -> Result<(), Stop> {
+    let devices = json!([{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]);
+    let bundle = Bundle::new().set("/linux/devices", devices).sh("head -c 1 /dev/kmsg 2>&1; echo x >/dev/null");
+    let output = bundle.run()?;
+    assert!(output.stdout.contains("Operation not permitted"), "{output:?}");
+    Ok(())
+}
+
+fn bound_dev() -> Result<(), Stop> {
+    let bundle = Bundle::new().without_mount("/dev").sh("ls -A /dev");
+    let mount = volume(&bundle, "/dev", &["rbind"]);
+    fs::write(bundle.dir.join("volume/own"), "")?;
+    assert_eq!(bundle.with_mount(mount).says()?, "own");
+    Ok(())
+}
