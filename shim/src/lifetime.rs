@@ -1,15 +1,16 @@
 //! When the server may go.
 //!
 //! containerd asks for it by Shutdown, once per container, and only the last one counts: it is remembered until no
-//! container is left. A short grace follows, for a `start` that was just told that we are here. A server that nobody
+//! container is left. A `start` that finds the server takes it back. A server that nobody
 //! ever came back to (containerd died between `start` and Create) goes by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// After the last container: longer than a `start` needs from our answer to its client's connection.
-const GRACE: Duration = Duration::from_millis(300);
+/// After the last container: enough for the answer to Shutdown to be sent. A `start` that finds us makes itself known
+/// (`stay`), so nothing longer is needed, and for as long as we answer, the same id cannot go to another runtime.
+const GRACE: Duration = Duration::from_millis(20);
 /// Without containers and connections: longer than containerd takes to restart.
 const ABANDONED: Duration = Duration::from_secs(60);
 

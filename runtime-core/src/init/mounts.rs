@@ -18,7 +18,6 @@ use crate::sys::{MountAttr, RECURSIVE, mount_setattr};
 /// `MOUNT_ATTR_RDONLY`. linux/mount.h
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-const NOEXEC: u64 = libc::MOUNT_ATTR_NOEXEC;
 /// Magic number of procfs. statfs(2)
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
@@ -136,7 +135,7 @@ impl Init<'_> {
             if self.null_attached {
                 return attach(clone_mount(null)?.as_fd(), target.as_fd());
             }
-            change(null, 0, Attributes { set: NOSUID | NOEXEC, clear: 0 }, libc::MS_PRIVATE)?;
+            change(null, 0, Attributes { set: NOSUID, clear: 0 }, libc::MS_PRIVATE)?;
             attach(null, target.as_fd())?;
             // A detached mount of another namespace cannot be copied; one that is attached here can.
             self.null_attached = true;
