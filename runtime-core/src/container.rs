@@ -137,7 +137,7 @@ impl Container {
         let cgroup = made.cgroup(&cgroup_path, resources(spec))?;
         let attachment = cgroup.attachment()?;
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
-        let sources = spawn::open_sources(&plan, None)?;
+        let sources = spawn::open_sources(&plan, None, &runtime.children)?;
         if let (Some(rootfs), Some(process)) = (rootfs_of(&plan).and_then(|index| sources.get(index.0)), spec.process())
         {
             passwd::set_home(&mut plan.program.env, rootfs.as_fd(), process.user().uid());
@@ -195,7 +195,7 @@ impl Container {
             seccomp: self.seccomp.as_deref().cloned(),
             home: None,
         })?;
-        let sources = spawn::open_sources(&plan, Some(self.init.as_fd()))?;
+        let sources = spawn::open_sources(&plan, Some(self.init.as_fd()), &runtime.children)?;
         if let Some(root) = self.root_of_init() {
             passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
         }

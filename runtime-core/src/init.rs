@@ -197,7 +197,7 @@ impl<'a> Init<'a> {
 }
 
 /// Closes every descriptor but these, which are in ascending order. What cannot be closed was not open.
-fn close_others(kept: &[u32]) {
+pub(crate) fn close_others(kept: &[u32]) {
     let mut next = 0;
     for &fd in kept {
         if fd > next {

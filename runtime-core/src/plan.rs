@@ -11,6 +11,7 @@ mod display;
 mod draft;
 mod error;
 mod identity;
+mod idmap;
 mod mounts;
 mod namespaces;
 mod options;

@@ -1,29 +1,88 @@
 //! What the parent opens for a plan before the clone.
 
+mod idmap;
 mod overlay;
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
+use crate::children::Children;
+use crate::errno::text;
 use crate::step::{Filesystem, Namespace, Source};
+use crate::userns;
+use idmap::UserNamespaces;
 
-/// Opens every source of a plan, in order. `init` is the container's init for an exec.
-pub(crate) fn open(sources: &[Source], init: Option<BorrowedFd<'_>>) -> Result<Vec<OwnedFd>, (usize, Errno)> {
-    sources.iter().enumerate().map(|(index, source)| open_one(source, init).map_err(|errno| (index, errno))).collect()
+/// Why a source could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no more to say.
+    #[error("{}", text(*.0))]
+    Errno(#[from] Errno),
+    /// A lower layer of an overlay that is to be idmapped.
+    #[error("open the layer {}: {}", path.to_string_lossy(), text(*source))]
+    Layer {
+        /// Its path.
+        path: CString,
+        /// Why.
+        source: Errno,
+    },
+    /// A mount could not be idmapped.
+    #[error("idmap {}: {}{}", of.to_string_lossy(), text(*source), unmappable(*source))]
+    Idmap {
+        /// Its path, or its device.
+        of: CString,
+        /// Why.
+        source: Errno,
+    },
+    /// An overlay on idmapped layers.
+    #[error("make an overlay on idmapped layers: {}{}", text(*.0), too_old(*.0))]
+    OverlayOnIdmapped(#[source] Errno),
+    /// The user namespace that has the maps.
+    #[error(transparent)]
+    UserNamespace(#[from] userns::Error),
 }
 
-fn open_one(source: &Source, init: Option<BorrowedFd<'_>>) -> Result<OwnedFd, Errno> {
-    match source {
-        Source::Tree { path, recursive } => open_tree(path, *recursive),
-        Source::Filesystem(filesystem) if overlay::is_long(filesystem) => overlay::make(filesystem),
-        Source::Filesystem(filesystem) => make_filesystem(filesystem),
-        Source::Namespace { path, kind } => open_namespace(path, *kind),
-        Source::Init => fcntl_dupfd_cloexec(init.ok_or(Errno::SRCH)?, 3),
-    }
+/// What EINVAL means where everything else was checked. mount_setattr(2)
+fn unmappable(errno: Errno) -> &'static str {
+    if errno == Errno::INVAL { " (its file system may not support idmapped mounts)" } else { "" }
+}
+
+/// As above. overlayfs refuses such layers before Linux 5.19.
+fn too_old(errno: Errno) -> &'static str {
+    if errno == Errno::INVAL { " (which needs Linux 5.19 or newer)" } else { "" }
+}
+
+/// Opens every source of a plan, in order. `init` is the container's init for an exec.
+pub(crate) fn open(
+    sources: &[Source],
+    init: Option<BorrowedFd<'_>>,
+    children: &Children,
+) -> Result<Vec<OwnedFd>, (usize, Error)> {
+    let mut namespaces = UserNamespaces::new(children);
+    let mut open = |(index, source)| open_one(source, init, &mut namespaces).map_err(|error| (index, error));
+    sources.iter().enumerate().map(&mut open).collect()
+}
+
+fn open_one(
+    source: &Source,
+    init: Option<BorrowedFd<'_>>,
+    namespaces: &mut UserNamespaces<'_>,
+) -> Result<OwnedFd, Error> {
+    Ok(match source {
+        Source::Tree { path, recursive } => open_tree(path, *recursive)?,
+        Source::Filesystem(made) => filesystem(made)?,
+        Source::Idmapped { of, by, recursive } => idmap::make(of, by, *recursive, namespaces)?,
+        Source::Namespace { path, kind } => open_namespace(path, *kind)?,
+        Source::Init => fcntl_dupfd_cloexec(init.ok_or(Errno::SRCH)?, 3)?,
+    })
+}
+
+fn filesystem(filesystem: &Filesystem) -> Result<OwnedFd, Errno> {
+    if overlay::is_long(filesystem) { overlay::make(filesystem) } else { make_filesystem(filesystem) }
 }
 
 fn open_tree(path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {

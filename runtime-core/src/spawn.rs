@@ -12,10 +12,11 @@ use crate::channel::{Channel, Report};
 use crate::children::{Child, Children, Exit};
 use crate::errno::text;
 use crate::init::Init;
-use crate::plan::{IdMaps, InitPlan};
+use crate::plan::InitPlan;
 use crate::sources;
 use crate::step::Step;
 use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals};
+use crate::userns::{WriteMap, write_maps};
 
 /// Why there is no process.
 #[derive(Debug, thiserror::Error)]
@@ -31,19 +32,20 @@ pub enum Error {
         /// Why.
         source: Errno,
     },
+    /// Something that a step needs could not be opened, and the kernel's word alone would not tell why.
+    #[error("{step}: {source}")]
+    Open {
+        /// The step, as the plan prints it.
+        step: String,
+        /// Why.
+        source: sources::Error,
+    },
     /// clone3 itself.
     #[error("clone the container's process: {}", text(*.0))]
     Clone(#[source] Errno),
     /// The ids of a user namespace.
-    #[error("write {file} of process {pid}: {source}")]
-    IdMap {
-        /// `uid_map` or `gid_map`.
-        file: &'static str,
-        /// Whose.
-        pid: i32,
-        /// Why.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    IdMap(#[from] WriteMap),
     /// `oom_score_adj`, which may be lowered only with CAP_SYS_RESOURCE.
     #[error("write {value} to oom_score_adj of process {pid}: {source}")]
     OomScoreAdj {
@@ -71,12 +73,19 @@ pub struct Gated {
 }
 
 /// Opens what a plan needs; `init` is the container's init, for a plan that joins it.
-pub(crate) fn open_sources(plan: &InitPlan, init: Option<BorrowedFd<'_>>) -> Result<Vec<OwnedFd>, Error> {
-    sources::open(&plan.sources, init).map_err(|(index, source)| {
+pub(crate) fn open_sources(
+    plan: &InitPlan,
+    init: Option<BorrowedFd<'_>>,
+    children: &Children,
+) -> Result<Vec<OwnedFd>, Error> {
+    sources::open(&plan.sources, init, children).map_err(|(index, source)| {
         // What a person knows is the step that needs it: which mount, which namespace.
         let step = plan.steps.iter().position(|step| step.source().is_some_and(|needed| needed.0 == index));
-        let step = step.and_then(|step| plan.describe(step)).map(|step| step.to_string());
-        Error::Step { step: step.unwrap_or_default(), source }
+        let step = step.and_then(|step| plan.describe(step)).map(|step| step.to_string()).unwrap_or_default();
+        match source {
+            sources::Error::Errno(source) => Error::Step { step, source },
+            source => Error::Open { step, source },
+        }
     })
 }
 
@@ -194,18 +203,6 @@ fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
         Some(Step::FindProgram | Step::Exec) => Error::Program(format!("{program:?}: {}", text(errno))),
         _ => Error::Step { step: plan.describe(step).map(|step| step.to_string()).unwrap_or_default(), source: errno },
     }
-}
-
-fn write_maps(pid: Pid, maps: &IdMaps) -> Result<(), Error> {
-    let pid = pid.as_raw_nonzero().get();
-    for (file, map) in [("uid_map", &maps.uid), ("gid_map", &maps.gid)] {
-        fs::write(format!("/proc/{pid}/{file}"), map.as_bytes()).map_err(|source| Error::IdMap {
-            file,
-            pid,
-            source,
-        })?;
-    }
-    Ok(())
 }
 
 /// A value that is in force already may be left: to write it again would need a capability that some hosts withhold.

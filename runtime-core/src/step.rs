@@ -6,6 +6,8 @@
 
 use std::ffi::CString;
 
+use crate::plan::IdMaps;
+
 /// Something the parent opens before the clone. A step names it by its index in [`InitPlan::sources`].
 ///
 /// [`InitPlan::sources`]: crate::plan::InitPlan::sources
@@ -27,8 +29,39 @@ pub enum Source {
         /// Which namespace it must be.
         kind: Namespace,
     },
+    /// A tree or a file system whose files show other owners: `MOUNT_ATTR_IDMAP` of mount_setattr(2). Of an overlay it is
+    /// the lower layers that do; what is written to it keeps the ids that it is written with.
+    Idmapped {
+        /// The tree or the file system.
+        of: Box<Source>,
+        /// Who stands for whom.
+        by: Idmap,
+        /// What is mounted below it too (`ridmap`).
+        recursive: bool,
+    },
     /// The pidfd of the container's init, for an exec.
     Init,
+}
+
+impl Source {
+    /// Whether it is a part of the host's tree, and no file system of its own.
+    #[must_use]
+    pub fn is_tree(&self) -> bool {
+        match self {
+            Self::Tree { .. } => true,
+            Self::Idmapped { of, .. } => of.is_tree(),
+            _ => false,
+        }
+    }
+}
+
+/// What an idmapped mount takes its ids from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Idmap {
+    /// Maps of its own, for which the parent makes a user namespace that nobody lives in.
+    Maps(IdMaps),
+    /// The user namespace at an absolute path of the host.
+    Namespace(CString),
 }
 
 /// An index into [`InitPlan::sources`](crate::plan::InitPlan::sources).

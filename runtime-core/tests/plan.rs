@@ -119,14 +119,20 @@ fn bad_mounts() -> Vec<(Value, &'static str)> {
         (mount(json!({ "destination": "/proc/self", "type": "tmpfs" })), "mounts[0] (/proc/self) \"/proc/self\": cannot be mounted because it is inside /proc"),
         (mount(json!({ "destination": "/proc", "type": "tmpfs" })), "mounts[0] (/proc) \"/proc\": cannot be mounted because it is not of type proc"),
         (mount(json!({ "destination": "/x/../proc", "source": "/tmp", "options": ["bind"] })), "mounts[0] (/x/../proc) \"/proc\": cannot be mounted because it is not of type proc"),
-        (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind", "idmap"] })), "mounts[0] (/a).options \"idmap\" is not supported"),
-        (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind"], "uidMappings": [] })), "mounts[0] (/a).uidMappings, gidMappings is not supported"),
+        (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind", "idmap"] })), "mounts[0] (/a).options: \"idmap\" needs uidMappings and gidMappings, or a user namespace of the container's own"),
+        (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind"], "uidMappings": [{ "hostID": 1, "containerID": 0, "size": 1 }] })), "mounts[0] (/a): id-mapped mounts must have both uid and gid mappings specified"),
+        (mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["ridmap"] })), "mounts[0] (/a): id-mapped mounts are only supported for bind-mounts"),
+        (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind", "idmap=uids=0-1-2"] })), "mounts[0] (/a).options \"idmap=uids=0-1-2\" is not supported"),
         (mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["tmpcopyup"] })), "mounts[0] (/a).options \"tmpcopyup\" is not supported"),
         (mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["remount"] })), "mounts[0] (/a).options \"remount\" without bind is not supported"),
         (json!({ "root": null }), "root must not be empty"),
         (json!({ "root": { "path": "" } }), "root.path must not be empty"),
         (json!({ "test": { "rootfs": [{ "type": "overlay", "target": "/a" }] } }), "rootfs[0].target \"/a\": the first mount must be the root"),
-        (json!({ "test": { "rootfs": [{ "type": "overlay", "options": ["uidmap=0:1:1"] }] } }), "rootfs[0].options \"uidmap=\", \"gidmap=\" is not supported"),
+        (json!({ "test": { "rootfs": [{ "type": "overlay", "options": ["lowerdir=/a", "uidmap=0:1:1"] }] } }), "rootfs[0].options: \"uidmap=\" and \"gidmap=\" belong together"),
+        (json!({ "test": { "rootfs": [{ "type": "overlay", "options": ["uidmap=0:1:1", "gidmap=0:1:1"] }] } }), "rootfs[0].options \"lowerdir=\" must not be empty"),
+        (json!({ "test": { "rootfs": [{ "type": "overlay", "options": ["uidmap=0:1:1,7", "gidmap=0:1:1"] }] } }), "rootfs[0].options \"uidmap=0:1:1,7\": wants inside:outside:size, and more after commas"),
+        (json!({ "test": { "rootfs": [{ "type": "overlay", "options": ["uidmap=0:1:1", "gidmap=0:1:0"] }] } }), "rootfs[0].options \"gidmap=0:1:0\": wants inside:outside:size, and more after commas"),
+        (json!({ "test": { "rootfs": [{ "type": "overlay", "options": ["idmap"] }] } }), "rootfs[0].options \"idmap\", \"ridmap\" is not supported"),
     ]
 }
 

@@ -4,7 +4,9 @@ use std::ffi::{CStr, CString};
 use std::fmt::{self, Display, Formatter};
 
 use super::{IdMaps, InitPlan, capabilities};
-use crate::step::{Attributes, Filesystem, MountSource, MountStep, Namespace, Propagation, Source, SourceIndex, Step};
+use crate::step::{
+    Attributes, Filesystem, Idmap, MountSource, MountStep, Namespace, Propagation, Source, SourceIndex, Step,
+};
 
 /// A step together with the plan that it belongs to, so that it can name what its sources are.
 #[derive(Debug, Clone, Copy)]
@@ -114,7 +116,21 @@ impl Display for Source {
             Self::Namespace { path, kind } if f.alternate() => write!(f, "{} ({})", text(path), kind.name()),
             Self::Tree { path, .. } | Self::Namespace { path, .. } => f.write_str(&text(path)),
             Self::Filesystem(filesystem) => filesystem.fmt(f),
+            Self::Idmapped { of, by, recursive } if f.alternate() => {
+                write!(f, "{of:#}, idmapped{} by {by}", if *recursive { " recursively" } else { "" })
+            }
+            Self::Idmapped { of, .. } => of.fmt(f),
             Self::Init => f.write_str("the container's init"),
+        }
+    }
+}
+
+impl Display for Idmap {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let words = |map: &CString| text(map).trim_end().replace(' ', ":").replace('\n', ",");
+        match self {
+            Self::Maps(IdMaps { uid, gid }) => write!(f, "uid {} gid {}", words(uid), words(gid)),
+            Self::Namespace(path) => f.write_str(&text(path)),
         }
     }
 }

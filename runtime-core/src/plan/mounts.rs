@@ -8,7 +8,7 @@ use oci_spec::runtime::Mount;
 use super::draft::{Draft, c_string, host_path, in_root, text};
 use super::namespaces::{EntersPid, Namespaces};
 use super::options::{Options, RDONLY};
-use super::{Error, Input, cgroupfs};
+use super::{Error, Input, cgroupfs, idmap};
 use crate::step::{Filesystem, InRoot, MountSource, MountStep, Slot, Source, Step};
 
 /// The files of procfs that lxcfs and others may cover; runc's `checkProcMount`.
@@ -77,9 +77,6 @@ fn read<'a>(index: usize, mount: &'a Mount, draft: &mut Draft) -> Result<Entry<'
     if target.is_root() {
         return Err(Error::invalid(field, destination, "mountpoint is on the top of rootfs"));
     }
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(Error::unsupported(format!("{field}.uidMappings, gidMappings")));
-    }
     let mut options = Options::parse(&format!("{field}.options"), mount.options().as_deref().unwrap_or_default())?;
     let fstype = mount.typ().as_deref().unwrap_or_default();
     if fstype == "bind" {
@@ -87,6 +84,7 @@ fn read<'a>(index: usize, mount: &'a Mount, draft: &mut Draft) -> Result<Entry<'
     }
     let entry = Entry { field, mount, fstype, target, options };
     entry.check_proc()?;
+    idmap::check_bind(&entry)?;
     Ok(entry)
 }
 
@@ -147,7 +145,7 @@ pub(super) fn bind(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) 
     }
     let path = host_path(&entry.field, entry.source(), context.input.bundle)?;
     let recursive = entry.options.bind == Some(true);
-    let source = draft.source(Source::Tree { path, recursive });
+    let source = draft.source(idmap::of_bind(context, entry, Source::Tree { path, recursive })?);
     let mut step = entry.step(MountSource::Opened { source, slave_first: context.slave_first });
     step.attributes = entry.options.bind_attributes();
     Ok(step)
@@ -203,11 +201,12 @@ pub(super) fn rootfs(context: &Context<'_>, draft: &mut Draft) -> Result<(), Err
     }
     for (index, mount) in context.input.rootfs.iter().enumerate() {
         let field = format!("rootfs[{index}]");
-        let options = Options::parse(&format!("{field}.options"), &mount.options)?;
+        let mut options = Options::parse(&format!("{field}.options"), &mount.options)?;
+        let source = snapshot(&field, mount, &mut options, context.input.bundle)?;
         if index == 0 {
-            attach(&field, mount, &options, context.input.bundle, draft)?;
+            attach(&field, mount, &options, source, draft)?;
         } else {
-            nest(&field, mount, options, context, draft)?;
+            nest(&field, mount, options, source, context, draft)?;
         }
     }
     Ok(())
@@ -217,14 +216,13 @@ fn attach(
     field: &str,
     mount: &super::rootfs::Mount,
     options: &Options,
-    bundle: &Path,
+    source: Source,
     draft: &mut Draft,
 ) -> Result<(), Error> {
     if !matches!(mount.target.as_str(), "" | "/") {
         return Err(Error::invalid(format!("{field}.target"), &mount.target, "the first mount must be the root"));
     }
-    let source = snapshot(field, mount, options, bundle)?;
-    let bound = matches!(source, Source::Tree { .. });
+    let bound = source.is_tree();
     let source = draft.source(source);
     draft.step(Step::AttachRootfs(source));
     if bound && options.set & !RDONLY != 0 {
@@ -241,6 +239,7 @@ fn nest(
     field: &str,
     mount: &super::rootfs::Mount,
     options: Options,
+    source: Source,
     context: &Context<'_>,
     draft: &mut Draft,
 ) -> Result<(), Error> {
@@ -248,10 +247,8 @@ fn nest(
     if target.is_root() {
         return Err(Error::unsupported(format!("{field}: a second mount on the root")));
     }
-    let source = snapshot(field, mount, &options, context.input.bundle)?;
-    let bound = matches!(source, Source::Tree { .. });
-    draft.sources.push(source);
-    let source = crate::step::SourceIndex(draft.sources.len() - 1);
+    let bound = source.is_tree();
+    let source = draft.source(source);
     draft.step(Step::Mount(Box::new(MountStep {
         source: MountSource::Opened { source, slave_first: bound && context.slave_first },
         target,
@@ -266,16 +263,22 @@ fn nest(
 }
 
 /// A mount of the snapshotter, made by the parent as containerd would have made it.
-fn snapshot(field: &str, mount: &super::rootfs::Mount, options: &Options, bundle: &Path) -> Result<Source, Error> {
+fn snapshot(field: &str, mount: &super::rootfs::Mount, options: &mut Options, bundle: &Path) -> Result<Source, Error> {
+    let idmap = idmap::take(field, options)?;
+    let source = unmapped(field, mount, options, bundle)?;
+    match idmap {
+        Some(by) => idmap::of_snapshot(field, source, by),
+        None => Ok(source),
+    }
+}
+
+fn unmapped(field: &str, mount: &super::rootfs::Mount, options: &Options, bundle: &Path) -> Result<Source, Error> {
     if mount.fstype == "bind" || options.bind.is_some() {
         let path = host_path(field, &mount.source, bundle)?;
         return Ok(Source::Tree { path, recursive: options.bind == Some(true) });
     }
     if mount.fstype.is_empty() {
         return Err(Error::missing(format!("{field}.type")));
-    }
-    if mount.fstype == "overlay" && options.data.iter().any(|o| o.starts_with("uidmap=") || o.starts_with("gidmap=")) {
-        return Err(Error::unsupported(format!("{field}.options \"uidmap=\", \"gidmap=\"")));
     }
     let mut configuration: Vec<(CString, Option<CString>)> = options.configuration(field, &mount.fstype)?;
     // The superblock too: a block device may be read-only itself.

@@ -173,7 +173,8 @@ pub(super) fn id_maps(linux: &Linux) -> Result<IdMaps, Error> {
     })
 }
 
-fn id_map(field: &str, maps: &Option<Vec<LinuxIdMapping>>) -> Result<CString, Error> {
+/// The text of one of them.
+pub(super) fn id_map(field: &str, maps: &Option<Vec<LinuxIdMapping>>) -> Result<CString, Error> {
     let mut lines = String::new();
     for map in maps.iter().flatten() {
         if map.size() == 0 {

@@ -30,6 +30,8 @@ pub(super) struct Options {
     pub bind: Option<bool>,
     /// `remount`.
     pub remount: bool,
+    /// `idmap` (false) or `ridmap` (true).
+    pub idmap: Option<bool>,
     /// Attributes of the mount.
     pub set: u64,
     pub cleared: u64,
@@ -51,7 +53,7 @@ impl Options {
         let mut options = Self::default();
         for word in words {
             if !(options.mode(word) || options.attribute(word) || options.recursive(word) || options.propagate(word)) {
-                if matches!(word.as_str(), "idmap" | "ridmap" | "tmpcopyup" | "copy-symlink" | "iversion")
+                if matches!(word.as_str(), "tmpcopyup" | "copy-symlink" | "iversion")
                     || matches!(word.as_str(), "src-nofollow" | "dest-nofollow")
                     || word.starts_with("idmap=")
                     || word.starts_with("ridmap=")
@@ -72,6 +74,8 @@ impl Options {
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "remount" => self.remount = true,
+            "idmap" => self.idmap = Some(false),
+            "ridmap" => self.idmap = Some(true),
             "defaults" | "silent" | "loud" | "noiversion" => {}
             "sync" => self.superblock.push("sync"),
             "dirsync" => self.superblock.push("dirsync"),

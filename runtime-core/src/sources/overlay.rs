@@ -42,6 +42,12 @@ fn layered(filesystem: &Filesystem) -> Filesystem {
     Filesystem { options: options.collect(), ..filesystem.clone() }
 }
 
+/// The lower layers of an overlay, uppermost first.
+pub(super) fn lower_layers(filesystem: &Filesystem) -> Vec<CString> {
+    let lower = filesystem.options.iter().find(|(key, _)| key.as_c_str() == c"lowerdir");
+    lower.and_then(|(_, value)| value.as_deref()).map(layers).unwrap_or_default()
+}
+
 /// Splits at colons. A backslash keeps the next byte from being one, and goes: `lowerdir+` takes a path as it is.
 fn layers(lowerdir: &CStr) -> Vec<CString> {
     let mut layers = vec![Vec::new()];
@@ -67,18 +73,25 @@ fn classic(filesystem: &Filesystem) -> Result<OwnedFd, Errno> {
     let data = CString::new(data.collect::<Vec<_>>().join(&b","[..])).map_err(|_| Errno::INVAL)?;
     // Any directory that every host has: it is covered in this thread's namespace only.
     let target = c"/proc";
-    let mount = || {
-        sys::unshare((libc::CLONE_FS | libc::CLONE_NEWNS) as u64)?;
-        rustix::mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    let made = apart(|| {
         let flags = MountFlags::empty();
         rustix::mount::mount(&filesystem.source, target, &filesystem.fstype, flags, Some(data.as_c_str()))?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         rustix::mount::open_tree(CWD, target, flags)
-    };
-    let made = std::thread::scope(|scope| scope.spawn(mount).join()).unwrap_or(Err(Errno::AGAIN))?;
+    })?;
     let attr = sys::MountAttr { set: filesystem.attributes, ..sys::MountAttr::default() };
     sys::mount_setattr(std::os::fd::AsFd::as_fd(&made), 0, attr)?;
     Ok(made)
+}
+
+/// Acts on a thread with a mount namespace of its own: what is mounted there is seen by nobody, and goes with the thread.
+pub(super) fn apart(act: impl FnOnce() -> Result<OwnedFd, Errno> + Send) -> Result<OwnedFd, Errno> {
+    let apart = || {
+        sys::unshare((libc::CLONE_FS | libc::CLONE_NEWNS) as u64)?;
+        rustix::mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(apart).join()).unwrap_or(Err(Errno::AGAIN))
 }
 
 #[cfg(test)]

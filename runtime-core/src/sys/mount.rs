@@ -23,6 +23,13 @@ pub(crate) struct MountAttr {
     pub(crate) userns_fd: u64,
 }
 
+impl MountAttr {
+    /// Idmapped by a user namespace, which must be open until the call.
+    pub(crate) fn idmap(namespace: BorrowedFd<'_>) -> Self {
+        Self { set: libc::MOUNT_ATTR_IDMAP, userns_fd: namespace.as_raw_fd() as u64, ..Self::default() }
+    }
+}
+
 /// Changes the mount whose root `mount` is; `flags` is 0 or [`RECURSIVE`].
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, flags: u32, attr: MountAttr) -> Result<(), Errno> {
     // SAFETY: the path is a C string, `attr` outlives the call, and the kernel reads exactly size_of::<MountAttr>() bytes.
