@@ -49,7 +49,7 @@ fn features() -> Value {
             "apparmor": { "enabled": true },
             "selinux": { "enabled": true },
             "intelRdt": { "enabled": false },
-            "mountExtensions": { "idmap": { "enabled": false } },
+            "mountExtensions": { "idmap": { "enabled": true } },
         },
     })
 }
@@ -63,6 +63,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "lazytime",
     "loud",
     "mand",
@@ -85,6 +86,7 @@ const MOUNT_OPTIONS: &[&str] = &[
     "relatime",
     "remount",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -122,7 +124,7 @@ mod tests {
     #[test]
     fn features_have_what_containerd_reads_without_asking() {
         let features = features();
-        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], Value::Bool(false));
+        assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], Value::Bool(true));
         assert!(features["mountOptions"].as_array().unwrap().iter().all(Value::is_string));
     }
 }
