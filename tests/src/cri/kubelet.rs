@@ -219,6 +219,9 @@ impl Kubelet<'_> {
         let needles: Vec<&str> = made.iter().map(|made| made.id.as_str()).chain([self.scene.tag()]).collect();
         let sockets: Vec<PathBuf> = made.iter().map(|made| self.socket(&made.id)).collect();
         let mut left = Leftovers::find(&needles, &sockets, self.scene.containerd.directory());
+        // A bundle that containerd was removing when it was killed; 1.6 never comes back to it.
+        let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        left.files.retain(|path| !hidden(path));
         left.files.extend(self.directories().into_iter().filter(|path| path.exists()));
         left
     }
