@@ -15,6 +15,7 @@ pub fn scenarios() -> Vec<Scenario> {
         without_a_pid_namespace_children_die_with_init,
         a_network_namespace_has_loopback_up,
         ids_are_mapped_in_a_user_namespace,
+        layers_are_idmapped_where_the_snapshotter_says_so,
         a_user_namespace_is_root_only_inside,
         the_inside_looks_the_same,
     ];
@@ -111,6 +112,17 @@ fn ids_are_mapped_in_a_user_namespace(scene: &Scene<'_>) -> Result<()> {
     let with_config = |spec: &mut Value| map_ids(spec);
     let script = "id; cat /proc/self/uid_map /proc/self/gid_map; grep -E 'Cap|Groups' /proc/self/status; cat /proc/self/setgroups; ls -ln /dev | awk '{ print $1, $3, $4, $5, $6 }' | head -5";
     scene.see("of the spec", scene.run_spec(&["--rm"], "b", &["sh", "-c", script], with_config)?);
+    Ok(())
+}
+
+/// `ctr` hands the maps to the snapshotter, and that one to who mounts: nothing is copied and shifted.
+fn layers_are_idmapped_where_the_snapshotter_says_so(scene: &Scene<'_>) -> Result<()> {
+    if scene.version() != Version::V2 {
+        return crate::skip("the overlayfs snapshotter of containerd 1.x does not idmap");
+    }
+    let flags = ["--uidmap", "0:100000:5000", "--gidmap", "0:200000:5000", "--remap-labels"];
+    let script = "ls -ln /bin/busybox /etc/passwd | cut -c1-25; touch /tmp/new; ls -ln /tmp/new | cut -c1-25; echo $$";
+    scene.see("inside", scene.sh(&flags, "a", script)?.success()?);
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! Many pods, other handlers, and what only newer containerds can ask for.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use berth_tests::cri::Cri;
 use berth_tests::cri::kubelet::Kubelet;
+use berth_tests::cri::v1::MountPropagation::PropagationPrivate;
 use berth_tests::cri::v1::{IdMapping, NamespaceMode, UserNamespace};
 use berth_tests::version::Version;
 
@@ -134,11 +136,24 @@ fn a_pod_may_have_a_user_namespace(k: &Kubelet<'_>) -> Result<()> {
         n.userns_options = Some(users);
     });
     let sandbox = k.run(&pod)?;
-    let one = k.start(&sandbox, &pod, &k.sleeper(&pod, "one"))?;
+    let volume = k.scene.scratch()?.join("volume");
+    fs::create_dir_all(&volume)?;
+    let mut container = k.sleeper(&pod, "one").mount(&volume, "/data", PropagationPrivate, false);
+    // 1.7 refuses a volume with maps.
+    let mapped = k.scene.version() == Version::V2;
+    for mount in container.config.mounts.iter_mut().filter(|_| mapped) {
+        (mount.uid_mappings, mount.gid_mappings) = (mapping(), mapping());
+    }
+    let one = k.start(&sandbox, &pod, &container)?;
     k.wait_for_line("one", "ready")?;
     let output =
         k.cri.sh(&one, "cat /proc/self/uid_map | tr -s ' '; id -u; touch /root/mine; stat -c %u /root/mine /etc")?;
     assert_eq!(output.stdout, " 0 100000 65536\n0\n0\n0\n", "{output:?}");
+    if mapped {
+        let output = k.cri.sh(&one, "stat -c %u /data; touch /data/mine; stat -c %u /data/mine")?;
+        assert_eq!(output.stdout, "0\n0\n", "{output:?}");
+        assert_eq!(fs::metadata(volume.join("mine"))?.uid(), 0);
+    }
     let status = fs::read_to_string(format!("/proc/{}/status", k.pid(&one)?))?;
     let uid = status.lines().find(|line| line.starts_with("Uid:")).context("no Uid")?;
     assert_eq!(uid, "Uid:\t100000\t100000\t100000\t100000");
