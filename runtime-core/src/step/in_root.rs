@@ -1,0 +1,54 @@
+//! Paths beneath the container's root, as data.
+
+use std::ffi::CString;
+
+/// A path beneath the container's root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InRoot {
+    /// The whole path, without a leading slash; `.` for the root itself.
+    pub path: CString,
+    /// Where its last name stands; `.` for the root.
+    pub parent: CString,
+    /// Its last name; empty for the root itself.
+    pub name: CString,
+}
+
+impl InRoot {
+    /// Cleans a container path lexically: `.` and empty names go, `..` goes up and stops at the root.
+    /// `None` if it holds a NUL.
+    #[must_use]
+    pub fn new(path: &str) -> Option<Self> {
+        let mut names: Vec<&str> = Vec::new();
+        for name in path.split('/') {
+            match name {
+                "" | "." => {}
+                ".." => {
+                    names.pop();
+                }
+                name => names.push(name),
+            }
+        }
+        let joined =
+            |names: &[&str]| CString::new(if names.is_empty() { ".".to_owned() } else { names.join("/") }).ok();
+        let (name, parents) = names.split_last().map_or(("", &[][..]), |(name, parents)| (*name, parents));
+        Some(Self { path: joined(&names)?, parent: joined(parents)?, name: CString::new(name).ok()? })
+    }
+
+    /// The path as the container sees it, for people.
+    #[must_use]
+    pub fn display(&self) -> String {
+        format!("/{}", self.path.to_string_lossy().trim_start_matches('.'))
+    }
+
+    /// Whether it is the root itself.
+    #[must_use]
+    pub fn is_root(&self) -> bool {
+        self.name.is_empty()
+    }
+}
+
+impl std::fmt::Display for InRoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.display())
+    }
+}
