@@ -1,12 +1,15 @@
 //! The home directory of a user, from the container's own `etc/passwd`.
 
 use std::ffi::CString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
 
 use crate::program::CStringArray;
+
+/// More of a passwd is not read: it may be one line of many gigabytes, which would be our memory.
+const LONGEST: u64 = 16 << 20;
 
 /// Sets HOME, where the environment has none, to what the container's passwd says of the user, or to `/`, as runc does.
 pub(super) fn set_home(env: &mut CStringArray, root: BorrowedFd<'_>, uid: u32) {
@@ -27,7 +30,7 @@ fn home(root: BorrowedFd<'_>, uid: u32) -> Option<String> {
     if FileType::from_raw_mode(fstat(&passwd).ok()?.st_mode) != FileType::RegularFile {
         return None;
     }
-    home_of(BufReader::new(std::fs::File::from(passwd)), uid)
+    home_of(BufReader::new(std::fs::File::from(passwd).take(LONGEST)), uid)
 }
 
 /// passwd(5): `name:password:uid:gid:gecos:home:shell`.
