@@ -167,6 +167,11 @@ impl Bundle {
         Ok(Live { container, init: Running { child, output, ended: None }, _dir: Rc::clone(&self.dir) })
     }
 
+    /// What `spec::load` reads, for another process.
+    pub fn write_config(&self) {
+        fs::write(self.dir.join("config.json"), self.spec.to_string()).unwrap();
+    }
+
     /// From create to the end of the program.
     pub fn run(&self) -> Result<Output, Error> {
         let mut live = self.create()?;

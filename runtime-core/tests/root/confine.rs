@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     ("seccomp_that_denies_getcwd_lets_init_and_exec_start", getcwd),
     ("seccomp_that_allows_little_lets_a_program_start", default_profile),
     ("seccomp_that_kills_shows_in_the_exit", kill),
+    ("seccomp_that_allows_nothing_ends_the_process", nothing),
     ("masked_paths_show_nothing", masked),
     ("masked_and_readonly_paths_may_be_missing", missing_paths),
     ("readonly_paths_are_readonly", readonly_paths),
@@ -72,6 +73,16 @@ fn kill() -> Result<(), Stop> {
     // The first process of a pid namespace is killed by seccomp like any other.
     let output = Bundle::new().set("/linux/seccomp", profile).args(&["mkdir", "/tmp/made"]).run()?;
     assert_eq!(output.status, 128 + 31);
+    Ok(())
+}
+
+/// It can neither execute nor say so nor exit: it must not spin for ever.
+fn nothing() -> Result<(), Stop> {
+    let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []});
+    let mut live = Bundle::new().set("/linux/seccomp", profile).create()?;
+    let _ = live.container.start();
+    assert!(live.init.ended_within(std::time::Duration::from_secs(5)));
+    assert_eq!(live.init.wait().status, 128 + 4);
     Ok(())
 }
 

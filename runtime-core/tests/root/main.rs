@@ -4,17 +4,21 @@
 //! lets out is seen. After each of them nothing may be left, and the allocator refuses to serve a container's child.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
+mod attacks;
 mod bundle;
 mod confine;
+mod crash;
+mod faults;
+mod hunt;
 mod identity;
 mod leftovers;
 mod lifecycle;
 mod limits;
 mod mounts;
 mod namespaces;
-#[expect(dead_code)]
 mod probe;
 mod propagation;
+mod races;
 mod rootfs;
 mod sys;
 mod terminal;
@@ -70,6 +74,11 @@ const TESTS: &[&[Test]] = &[
     mounts::TESTS,
     propagation::TESTS,
     rootfs::TESTS,
+    crash::TESTS,
+    faults::TESTS,
+    hunt::TESTS,
+    attacks::TESTS,
+    races::TESTS,
 ];
 
 fn trial((name, test): Test, root: bool) -> Trial {

@@ -2,12 +2,16 @@
 
 use std::fs;
 
+use super::{crash, hunt};
+
 /// Plays the role that the arguments name, if they name one.
 pub fn play() -> Option<i32> {
     let args: Vec<String> = std::env::args().collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.get(1..)? {
         ["--role", "fds"] => Some(fds()),
+        ["--role", "parent", bundles @ ..] => Some(crash::parent(bundles)),
+        ["--role", "hunter", host] => Some(hunt::hunter(host)),
         _ => None,
     }
 }
