@@ -72,6 +72,6 @@ pub struct MountStep {
     pub no_symlinks: bool,
     /// The target may lie inside a procfs (the short list of runc's `checkProcMount`); anything else that turns out to is refused.
     pub over_proc: bool,
-    /// Where to keep the mount's descriptor for [`Step::Readonly`].
+    /// Where to keep the mount's descriptor for [`super::Step::Readonly`].
     pub keep: Option<Slot>,
 }
