@@ -344,7 +344,10 @@ fn containerd_killed_at_any_moment_leaves_nothing(version: Version) -> Result<()
             dispose_all(k).with_context(|| format!("with shims {running:?} after {moment} ms"))?;
             if version == Version::V1_6 {
                 // 1.6 keeps a shim that had no task when containerd was killed, and knows of no way to end it.
-                shims(&address).iter().for_each(|(pid, _)| drop(kill(*pid)));
+                for (pid, id) in shims(&address) {
+                    kill(pid)?;
+                    let _ = std::fs::remove_file(k.socket(&id));
+                }
             }
             k.check_nothing_left().with_context(|| format!("with shims {running:?} after {moment} ms"))?;
         }
