@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use runtime_core::container::Stdio;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -38,7 +38,7 @@ fn untouched(bait: &PathBuf) -> bool {
     fs::read_dir(bait).unwrap().next().is_none()
 }
 
-fn replace_by_link(bundle: &Bundle, path: &str, to: impl AsRef<std::path::Path>) {
+fn replace_by_link(bundle: &Bundle, path: &str, to: impl AsRef<Path>) {
     let path = bundle.image(path);
     if path.is_dir() {
         fs::remove_dir(&path).unwrap()
@@ -134,8 +134,11 @@ fn decoys() -> Result<(), Stop> {
     Ok(())
 }
 
+/// Its name, and who puts it somewhere.
+type Fake = (&'static str, Box<dyn Fn(&Path)>);
+
 /// What an image may have in the place of a device.
-fn fakes(bait: &std::path::Path) -> Vec<(&'static str, Box<dyn Fn(&std::path::Path)>)> {
+fn fakes(bait: &Path) -> Vec<Fake> {
     let host = bait.join("made");
     vec![
         ("file", Box::new(|path| fs::write(path, "fake").unwrap())),

@@ -13,6 +13,7 @@ use super::{Stop, Test};
 pub const TESTS: &[Test] = &[
     ("root_inside_sees_nothing_of_a_process_that_enters", default_rights),
     ("ptracer_of_a_user_namespace_sees_nothing_of_a_process_that_enters", user_namespace),
+    ("ptracer_of_the_hosts_user_namespace_finds_no_descriptor_of_the_host", host_user_namespace),
     ("ptracer_of_a_joined_pid_namespace_never_sees_the_hosts_root", joined_pid),
     ("ptracer_of_joined_user_and_pid_namespaces_sees_nothing", joined_user_and_pid),
 ];
@@ -94,6 +95,15 @@ fn default_rights() -> Result<(), Stop> {
 fn user_namespace() -> Result<(), Stop> {
     let live = lurking(ptracer(with_user_namespace(Bundle::new())))?;
     assert_eq!(caught(live, exec_true)?, Vec::<String>::new());
+    Ok(())
+}
+
+/// Nobody can be kept from it who has CAP_SYS_PTRACE over the host's user namespace; but there is nothing to be found.
+fn host_user_namespace() -> Result<(), Stop> {
+    let got = caught(lurking(ptracer(Bundle::new()))?, exec_true)?;
+    let ours =
+        |line: &&String| ["the host's root", "fd /sys/fs/cgroup", "fd /tmp"].iter().any(|part| line.contains(part));
+    assert_eq!(got.iter().filter(ours).collect::<Vec<_>>(), Vec::<&String>::new(), "{got:#?}");
     Ok(())
 }
 
