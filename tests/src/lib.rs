@@ -8,6 +8,7 @@
 //! - [`leftovers`]: processes, mounts, cgroups, sockets and files that bear a name
 //! - [`image`]: the image that the containers run, made from busybox
 //! - [`shim`]: a shim without its containerd, for what containerd would never ask
+//! - [`task`]: the requests that such a shim is asked
 //! - [`terminal`]: a pty to drive `-t` with
 //! - [`command`]: a child process that cannot hang
 
@@ -19,5 +20,6 @@ pub mod image;
 pub mod leftovers;
 pub mod scene;
 pub mod shim;
+pub mod task;
 pub mod terminal;
 pub mod version;

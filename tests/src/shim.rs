@@ -20,7 +20,7 @@ pub struct Shim {
     bundle: PathBuf,
     program: PathBuf,
     arguments: Vec<String>,
-    environment: Vec<(&'static str, String)>,
+    environment: Vec<(String, String)>,
     path: std::ffi::OsString,
     service: &'static str,
     /// containerd's end of the log; a shim must not block for want of it, and some open it at their start.
@@ -61,6 +61,13 @@ impl Shim {
         let publish = containerd.version().programs().join("containerd").to_string_lossy().into_owned();
         let namespace = containerd.namespace().to_owned();
         let arguments = ["-namespace", &namespace, "-address", &socket, "-publish-binary", &publish, "-id", &id];
+        let environment = [
+            ("TTRPC_ADDRESS", format!("{socket}.ttrpc")),
+            ("GRPC_ADDRESS", socket.clone()),
+            ("NAMESPACE", namespace.clone()),
+            ("MAX_SHIM_VERSION", "2".into()),
+            ("GOMAXPROCS", "2".into()),
+        ];
         let path = containerd
             .program("ctr")
             .get_envs()
@@ -68,13 +75,7 @@ impl Shim {
             .and_then(|(_, value)| value.map(ToOwned::to_owned));
         Ok(Shim {
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
-            environment: vec![
-                ("TTRPC_ADDRESS", format!("{socket}.ttrpc")),
-                ("GRPC_ADDRESS", socket),
-                ("NAMESPACE", namespace),
-                ("MAX_SHIM_VERSION", "2".into()),
-                ("GOMAXPROCS", "2".into()),
-            ],
+            environment: environment.map(|(name, value)| (name.to_owned(), value)).into(),
             id,
             bundle,
             program,
@@ -97,6 +98,12 @@ impl Shim {
     /// Speaks to this service instead of the one that the daemon's version speaks to.
     pub fn with_service(mut self, service: &'static str) -> Shim {
         self.service = service;
+        self
+    }
+
+    /// With these variables too, as a daemon that has them hands them on.
+    pub fn with_environment(mut self, variables: Vec<(String, String)>) -> Shim {
+        self.environment.extend(variables);
         self
     }
 

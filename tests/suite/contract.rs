@@ -3,12 +3,13 @@
 use crate::Scenario;
 use anyhow::{Context, Result, anyhow, ensure};
 use berth_tests::scene::{Runtime, Scene};
-use berth_tests::shim::{Connection, Refusal, Shim};
+use berth_tests::shim::{Connection, Shim};
+use berth_tests::task::{
+    Answer, create, create_request, delete, end, exec, granted, kill, refused, shutdown, start, state, wait,
+};
 use containerd_shim_protos::api::{
-    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
-    ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, PidsResponse, ShutdownRequest, StartRequest,
-    StartResponse, StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest, WaitRequest,
-    WaitResponse,
+    ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, Empty, PauseRequest, PidsRequest,
+    PidsResponse, ShutdownRequest, StateRequest, StateResponse, StatsRequest, StatsResponse, UpdateTaskRequest,
 };
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -37,21 +38,6 @@ pub fn scenarios() -> Vec<Scenario> {
     all
 }
 
-pub type Answer<A> = Result<A, Refusal>;
-
-/// The answer, or the refusal as an error.
-pub fn granted<A>(answer: Result<Answer<A>>) -> Result<A> {
-    answer?.map_err(|refusal| anyhow!("refused: {refusal:?}"))
-}
-
-/// The refusal, or an error if there is none.
-pub fn refused<A: std::fmt::Debug>(answer: Result<Answer<A>>) -> Result<Refusal> {
-    match answer? {
-        Ok(answer) => Err(anyhow!("not refused, but answered {answer:?}")),
-        Err(refusal) => Ok(refusal),
-    }
-}
-
 /// A shim with a bundle that runs a script, over the scene's copy of the image.
 pub fn shim(scene: &Scene<'_>, name: &str, script: &str) -> Result<Shim> {
     shim_with(scene, name, script, |_| ())
@@ -69,66 +55,6 @@ pub fn shim_with(
 }
 
 pub const SLEEP: &str = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
-
-pub fn create_request(shim: &Shim) -> CreateTaskRequest {
-    CreateTaskRequest {
-        id: shim.id().into(),
-        bundle: shim.bundle().to_string_lossy().into_owned(),
-        ..Default::default()
-    }
-}
-
-pub fn create(shim: &Shim, connection: &Connection) -> Result<Answer<CreateTaskResponse>> {
-    connection.call("Create", &create_request(shim))
-}
-
-pub fn start(shim: &Shim, connection: &Connection, exec: &str) -> Result<Answer<StartResponse>> {
-    connection.call("Start", &StartRequest { id: shim.id().into(), exec_id: exec.into(), ..Default::default() })
-}
-
-pub fn kill(shim: &Shim, connection: &Connection, exec: &str, signal: u32) -> Result<Answer<Empty>> {
-    let request = KillRequest { id: shim.id().into(), exec_id: exec.into(), signal, ..Default::default() };
-    connection.call("Kill", &request)
-}
-
-pub fn wait(shim: &Shim, connection: &Connection, exec: &str) -> Result<Answer<WaitResponse>> {
-    connection.call("Wait", &WaitRequest { id: shim.id().into(), exec_id: exec.into(), ..Default::default() })
-}
-
-pub fn state(shim: &Shim, connection: &Connection) -> Result<Answer<StateResponse>> {
-    connection.call("State", &StateRequest { id: shim.id().into(), ..Default::default() })
-}
-
-pub fn delete(shim: &Shim, connection: &Connection, exec: &str) -> Result<Answer<DeleteResponse>> {
-    connection.call("Delete", &DeleteRequest { id: shim.id().into(), exec_id: exec.into(), ..Default::default() })
-}
-
-pub fn exec(shim: &Shim, connection: &Connection, exec: &str, argv: &[&str]) -> Result<Answer<Empty>> {
-    let process = json!({ "args": argv, "cwd": "/", "env": ["PATH=/bin"], "user": { "uid": 0, "gid": 0 } });
-    let spec = Any {
-        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".into(),
-        value: process.to_string().into_bytes(),
-        ..Default::default()
-    };
-    let request = ExecProcessRequest {
-        id: shim.id().into(),
-        exec_id: exec.into(),
-        spec: MessageField::some(spec),
-        ..Default::default()
-    };
-    connection.call("Exec", &request)
-}
-
-/// Kills and deletes what runs, and lets the shim go, as containerd does.
-pub fn end(shim: &Shim, connection: &Connection) -> Result<()> {
-    let _ = kill(shim, connection, "", 9)?;
-    granted(wait(shim, connection, ""))?;
-    granted(delete(shim, connection, ""))?;
-    // The answer may be lost to the shim's exit.
-    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
-    shim.delete()?.success()?;
-    Ok(())
-}
 
 fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     let shim = shim(scene, "a", SLEEP)?;
@@ -157,7 +83,7 @@ fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     scene.see("kill when stopped", format!("{:?}", refused(kill(&shim, &connection, "", 15))?.code));
     scene.see("delete", granted(delete(&shim, &connection, ""))?.exit_status);
     scene.see("delete again", format!("{:?}", refused(delete(&shim, &connection, ""))?.code));
-    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
+    shutdown(&shim, &connection);
     let gone = berth_tests::command::poll(Duration::from_secs(10), || {
         (!scene.containerd.shim_socket(shim.id()).exists()).then_some(())
     });
@@ -239,7 +165,7 @@ fn the_time_of_exit_is_the_same_everywhere(scene: &Scene<'_>) -> Result<()> {
         "{waited:?} {state:?} {deleted:?}"
     );
     scene.see("status", format!("{} {} {}", waited.exit_status, state.exit_status, deleted.exit_status));
-    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() });
+    shutdown(&shim, &connection);
     shim.delete()?.success()?;
     Ok(())
 }
@@ -364,7 +290,7 @@ fn members_of_a_pod_share_a_shim(scene: &Scene<'_>) -> Result<()> {
     granted(kill(&leader, &connection, "", 9))?;
     granted(wait(&leader, &connection, ""))?;
     granted(delete(&leader, &connection, ""))?;
-    let _ = connection.call::<Empty>("Shutdown", &ShutdownRequest { id: leader.id().into(), ..Default::default() });
+    shutdown(&leader, &connection);
     leader.delete()?.success()?;
     ensure!(granted(state(&member, &connection))?.status.value() == 2, "the member does not run any more");
     end(&member, &connection)

@@ -1,12 +1,13 @@
 //! What the shim must refuse, and with which code, spoken without a containerd in between.
 
 use crate::Scenario;
-use crate::contract::{
-    Answer, SLEEP, create, create_request, delete, end, exec, granted, kill, refused, shim, start, state, wait,
-};
+use crate::contract::{SLEEP, shim};
 use anyhow::{Context, Result, ensure};
 use berth_tests::scene::Scene;
 use berth_tests::shim::{Refusal, Shim};
+use berth_tests::task::{
+    Answer, create, create_request, delete, end, exec, granted, kill, refused, start, state, wait,
+};
 use containerd_shim_protos::api::{
     CheckpointTaskRequest, CloseIORequest, ConnectRequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, Empty,
     ExecProcessRequest, KillRequest, PauseRequest, PidsRequest, ResizePtyRequest, ResumeRequest, ShutdownRequest,

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,6 +48,11 @@ impl Contender {
     /// Whether this is Berth.
     pub fn is_ours(&self) -> bool {
         self.binary.is_none()
+    }
+
+    /// The OCI runtime's program, where that is not the shim itself.
+    pub fn binary(&self) -> Option<&Path> {
+        self.binary.as_deref()
     }
 
     /// The version of its program, for the head of the table.
@@ -129,7 +134,12 @@ pub fn remove(containerd: &Containerd, id: &str) -> Result<()> {
 
 /// How long a command takes, from before its fork to after its end, in milliseconds. It must succeed.
 pub fn timed(command: &mut Command) -> Result<f64> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    Ok(timed_answer(command, Stdio::null())?.0)
+}
+
+/// The same, and what went to a piped stdout.
+pub fn timed_answer(command: &mut Command, stdout: Stdio) -> Result<(f64, String)> {
+    command.stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
     let begin = Instant::now();
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
     let pid = Pid::from_raw(child.id() as i32).context("read the client's pid")?;
@@ -147,7 +157,7 @@ pub fn timed(command: &mut Command) -> Result<f64> {
     if !output.status.success() {
         bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    Ok(elapsed.as_secs_f64() * 1000.0)
+    Ok((elapsed.as_secs_f64() * 1000.0, String::from_utf8_lossy(&output.stdout).into_owned()))
 }
 
 /// What a spaced series waits before each command: long enough for all that a deletion leaves to the background.

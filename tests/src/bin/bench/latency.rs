@@ -4,15 +4,21 @@ use anyhow::Result;
 use berth_tests::containerd::Containerd;
 use std::process::Command;
 
-use crate::contender::{Contender, SPACE, remove, timed};
+use crate::blocks::{self, Spacing};
+use crate::contender::{Contender, remove, timed};
 use crate::report::Report;
-use crate::statistics::{Random, Ratio, median};
-
-/// Blocks at the start of each series that do not count: caches fill, daemons wake.
-const WARM_UP: usize = 2;
+use crate::statistics::{Random, median};
 
 /// Makes the command of one sample; the number is new in each.
 type Make<'a> = &'a dyn Fn(&Contender, usize) -> Command;
+
+/// Medians in milliseconds, contender by contender, in the order of [`Spacing::BOTH`].
+pub struct Totals {
+    /// Of `ctr run --rm`.
+    pub run: [Vec<f64>; 2],
+    /// Of `ctr task exec`.
+    pub exec: [Vec<f64>; 2],
+}
 
 /// Measures all series.
 pub fn measure(
@@ -21,17 +27,17 @@ pub fn measure(
     blocks: usize,
     random: &mut Random,
     report: &mut Report,
-) -> Result<()> {
-    let run = |contender: &Contender, sample| contender.run(containerd, &format!("r{sample}"), &["true"]);
-    series("`ctr run --rm` of `true`", contenders, blocks, random, report, &run)?;
+) -> Result<Totals> {
+    let make = |contender: &Contender, sample| contender.run(containerd, &format!("r{sample}"), &["true"]);
+    let run = series("`ctr run --rm` of `true`", contenders, blocks, random, report, &make)?;
 
     for contender in contenders {
         contender.start(containerd, &host(contender))?;
     }
-    let exec = |contender: &Contender, sample| {
+    let make = |contender: &Contender, sample| {
         containerd.ctr_command(&["task", "exec", "--exec-id", &format!("e{sample}"), &host(contender), "true"])
     };
-    series("`ctr task exec` of `true`", contenders, blocks, random, report, &exec)?;
+    let exec = series("`ctr task exec` of `true`", contenders, blocks, random, report, &make)?;
     for contender in contenders {
         remove(containerd, &host(contender))?;
     }
@@ -39,7 +45,7 @@ pub fn measure(
     let client: Vec<f64> =
         (0..blocks).map(|_| timed(&mut containerd.ctr_command(&["version"]))).collect::<Result<_>>()?;
     report.note(format!("`ctr version`, which does nothing, takes {:.1} ms: the client's own share.", median(&client)));
-    Ok(())
+    Ok(Totals { run, exec })
 }
 
 /// The container that a contender's execs run in.
@@ -55,42 +61,13 @@ fn series(
     random: &mut Random,
     report: &mut Report,
     make: Make<'_>,
-) -> Result<()> {
-    for spaced in [false, true] {
-        let how = if spaced { format!("{} ms apart", SPACE.as_millis()) } else { "back to back".to_owned() };
-        eprintln!("{what}, {how}: {blocks} blocks");
-        let samples = blocks_of(contenders, blocks, spaced, random, make)?;
-        let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
-        let ratios = samples[1..].iter().map(|theirs| Ratio::of(&samples[0], theirs, random)).collect();
-        report.latencies(format!("{what}, {how}"), &medians, ratios);
+) -> Result<[Vec<f64>; 2]> {
+    let mut medians = [Vec::new(), Vec::new()];
+    for (spacing, medians) in Spacing::BOTH.into_iter().zip(&mut medians) {
+        eprintln!("{what}, {spacing}: {blocks} blocks");
+        let mut sample = |contender: usize, number| Ok([timed(&mut make(&contenders[contender], number))?]);
+        let [samples] = blocks::measure(contenders.len(), blocks, spacing, random, &mut sample)?;
+        *medians = report.latencies(format!("{what}, {spacing}"), &samples, random);
     }
-    Ok(())
-}
-
-/// Per contender, the mean of its two samples in each block.
-fn blocks_of(
-    contenders: &[Contender],
-    blocks: usize,
-    spaced: bool,
-    random: &mut Random,
-    make: Make<'_>,
-) -> Result<Vec<Vec<f64>>> {
-    let mut samples = vec![Vec::with_capacity(blocks); contenders.len()];
-    let mut order: Vec<usize> = (0..contenders.len()).collect();
-    let mut number = usize::from(spaced) << 20;
-    for block in 0..WARM_UP + blocks {
-        random.shuffle(&mut order);
-        let mut sums = vec![0.0; contenders.len()];
-        for &contender in order.iter().chain(order.iter().rev()) {
-            if spaced {
-                std::thread::sleep(SPACE);
-            }
-            number += 1;
-            sums[contender] += timed(&mut make(&contenders[contender], number))?;
-        }
-        if block >= WARM_UP {
-            samples.iter_mut().zip(sums).for_each(|(samples, sum)| samples.push(sum / 2.0));
-        }
-    }
-    Ok(samples)
+    Ok(medians)
 }

@@ -1,19 +1,24 @@
 //! `make bench`: Berth beside containerd's own shim with runc and with crun, on one containerd 2.x, in one run.
 //!
-//! Every contender is a `ctr run --runtime …` of the same daemon, image and spec. Latencies are taken in blocks; in each
-//! block every contender runs twice, in a random order and then in the reverse of it, so that drift and neighbours hit
-//! all alike. The ratio is the median of the blocks' ratios. The seed is printed, for the same order again.
+//! Every contender is a `ctr run --runtime …` of the same daemon, image and spec. Further tables take the same apart:
+//! there the bench asks the shims itself what containerd would ask them, and times every action.
+//!
+//! Latencies are taken in blocks; in each block every contender runs twice, in a random order and then in the reverse
+//! of it, so that drift and neighbours hit all alike. The ratio is the median of the blocks' ratios. The seed is printed, for the same order again.
 //!
 //! - `BERTH_BENCH_BLOCKS`: blocks per series, 25 unless told
 //! - `BERTH_BENCH_CONTAINERS`: containers at once for the memory figures, 20 unless told
 //! - `BERTH_BENCH_SEED`: the order of the contenders
 //! - `BERTH_RUNTIME`: the runtime in Berth's place, for work on the bench itself
 
+mod blocks;
 mod contender;
 mod counts;
+mod inside;
 mod latency;
 mod memory;
 mod report;
+mod stage;
 mod statistics;
 
 use anyhow::{Context, Result, bail};
@@ -54,9 +59,10 @@ fn bench() -> Result<()> {
 
     let mut report = Report::new(&containerd, &contenders, blocks, containers, seed);
     let mut random = Random::new(seed as u64);
-    latency::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+    let totals = latency::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
     memory::measure(&containerd, &contenders, containers, &mut report)?;
     counts::measure(&containerd, &contenders, &mut report)?;
+    inside::measure(&containerd, &contenders, blocks, &mut random, &totals, &mut report)?;
     report.print();
     Ok(())
 }

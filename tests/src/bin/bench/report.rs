@@ -1,22 +1,33 @@
-//! The table.
+//! The tables.
 
 use berth_tests::containerd::Containerd;
 use std::fs;
 
+use crate::blocks::Samples;
 use crate::contender::Contender;
-use crate::statistics::Ratio;
+use crate::statistics::{Random, Ratio, median};
 
-/// What was measured, row by row.
+/// What was measured, table by table.
 pub struct Report {
     head: Vec<String>,
     names: Vec<&'static str>,
-    rows: Vec<String>,
-    notes: Vec<String>,
+    tables: Vec<Table>,
+    /// The machine's load averages at the begin.
+    load: String,
     /// Ticks since boot at the begin: all, and stolen by the hypervisor.
     begin: Option<(u64, u64)>,
 }
 
+/// Rows, and what is said below them.
+#[derive(Default)]
+struct Table {
+    title: Option<String>,
+    rows: Vec<String>,
+    notes: Vec<String>,
+}
+
 impl Report {
+    /// A report with one table, which has no title.
     pub fn new(
         containerd: &Containerd,
         contenders: &[Contender],
@@ -45,17 +56,33 @@ impl Report {
         Report {
             head,
             names: contenders.iter().map(|contender| contender.name).collect(),
-            rows: Vec::new(),
-            notes: Vec::new(),
+            tables: vec![Table::default()],
+            load: load(),
             begin: ticks(),
         }
     }
 
-    /// A row of medians in milliseconds, Berth's first, with Berth's ratio to each of the others.
-    pub fn latencies(&mut self, what: String, medians: &[f64], ratios: Vec<Ratio>) {
-        let values = medians.iter().map(|median| format!("{median:.1} ms"));
+    /// Begins another table.
+    pub fn table(&mut self, title: String) {
+        eprintln!("{title}");
+        self.tables.push(Table { title: Some(title), ..Table::default() });
+    }
+
+    /// A row of medians in milliseconds, Berth's first, with Berth's ratio to each of the others; the medians.
+    pub fn latencies(&mut self, what: String, samples: &Samples, random: &mut Random) -> Vec<f64> {
+        let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
+        let ratios: Vec<Ratio> = samples[1..].iter().map(|theirs| Ratio::of(&samples[0], theirs, random)).collect();
+        let values = medians.iter().map(|median| milliseconds(*median));
         let ratios = ratios.iter().map(|ratio| format!("**{:.2}** ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high));
         self.row(what, values.chain(ratios).collect());
+        medians
+    }
+
+    /// A row of times in milliseconds that were computed, with plain ratios.
+    pub fn times(&mut self, what: String, values: &[f64]) {
+        let cells = values.iter().map(|value| milliseconds(*value));
+        let ratios = values[1..].iter().map(|theirs| format!("{:.2}", values[0] / theirs));
+        self.row(what, cells.chain(ratios).collect());
     }
 
     /// A row of amounts, Berth's first.
@@ -74,29 +101,53 @@ impl Report {
     fn row(&mut self, what: String, cells: Vec<String>) {
         let row = format!("| {what} | {} |", cells.join(" | "));
         eprintln!("  {row}");
-        self.rows.push(row);
+        self.last().rows.push(row);
     }
 
-    /// A sentence below the table.
+    /// A sentence below the last table.
     pub fn note(&mut self, note: String) {
-        self.notes.push(note);
+        self.last().notes.push(note);
+    }
+
+    fn last(&mut self) -> &mut Table {
+        if self.tables.is_empty() {
+            self.tables.push(Table::default());
+        }
+        let last = self.tables.len() - 1;
+        &mut self.tables[last]
     }
 
     /// Prints the whole in Markdown.
     pub fn print(mut self) {
         if let (Some(begin), Some(end)) = (self.begin, ticks()) {
             let stolen = 100.0 * (end.1 - begin.1) as f64 / (end.0 - begin.0).max(1) as f64;
-            self.note(format!("Of the processors' time {stolen:.1} % was stolen by the hypervisor during the run."));
+            self.head.push(format!("{stolen:.1} % of the processors' time stolen by the hypervisor"));
         }
+        self.head.push(format!("load {} before and {} after", self.load, load()));
         println!("{}\n", self.head.join("; "));
         let ratios = self.names[1..].iter().map(|name| format!("{} / {name}", self.names[0]));
         let columns: Vec<String> = self.names.iter().map(|name| (*name).to_owned()).chain(ratios).collect();
-        println!("| | {} |", columns.join(" | "));
-        println!("|---|{}", "---:|".repeat(columns.len()));
-        self.rows.iter().for_each(|row| println!("{row}"));
-        println!();
-        self.notes.iter().for_each(|note| println!("- {note}"));
+        for table in &self.tables {
+            if let Some(title) = &table.title {
+                println!("\n### {title}\n");
+            }
+            println!("| | {} |", columns.join(" | "));
+            println!("|---|{}", "---:|".repeat(columns.len()));
+            table.rows.iter().for_each(|row| println!("{row}"));
+            println!();
+            table.notes.iter().for_each(|note| println!("- {note}"));
+        }
     }
+}
+
+fn milliseconds(value: f64) -> String {
+    if value.abs() < 10.0 { format!("{value:.2} ms") } else { format!("{value:.1} ms") }
+}
+
+/// The load averages of the last 1, 5 and 15 minutes. proc_loadavg(5)
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// All processors' ticks since boot, and those stolen. proc_stat(5)
