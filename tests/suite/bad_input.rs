@@ -266,7 +266,7 @@ fn labels_without_their_security_module(scene: &Scene<'_>) -> Result<()> {
 
 fn what_is_not_done_is_refused(scene: &Scene<'_>) -> Result<()> {
     type Change = fn(&mut Value);
-    let changes: [(&str, &[&str], Change); 5] = [
+    let changes: [(&str, &[&str], Change); 6] = [
         ("intelRdt", &["intelRdt"], |spec| spec["linux"]["intelRdt"] = json!({ "closID": "x" })),
         ("personality", &["personality"], |spec| spec["linux"]["personality"] = json!({ "domain": "LINUX32" })),
         ("timens", &["time"], |spec| {
@@ -277,6 +277,12 @@ fn what_is_not_done_is_refused(scene: &Scene<'_>) -> Result<()> {
         }),
         ("ioPriority", &["ioPriority"], |spec| {
             spec["process"]["ioPriority"] = json!({ "class": "IOPRIO_CLASS_RT", "priority": 0 })
+        }),
+        ("tmpcopyup", &["tmpcopyup"], |spec| {
+            let copied = json!({ "destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"] });
+            if let Some(mounts) = spec["mounts"].as_array_mut() {
+                mounts.push(copied);
+            }
         }),
     ];
     for (name, words, change) in changes {

@@ -28,7 +28,6 @@ pub fn scenarios() -> Vec<Scenario> {
         tmpfs_options_are_applied,
         masked_and_read_only_paths_hold,
         the_root_has_the_propagation_asked_for,
-        a_copied_up_tmpfs_holds_what_was_below,
         an_overlay_of_the_users_own,
         ids_of_the_image_are_kept,
     ]
@@ -250,16 +249,6 @@ fn the_root_has_the_propagation_asked_for(scene: &Scene<'_>) -> Result<()> {
             ensure!(outcome.stdout.contains(kept), "{propagation}: {outcome}");
         }
     }
-    Ok(())
-}
-
-fn a_copied_up_tmpfs_holds_what_was_below(scene: &Scene<'_>) -> Result<()> {
-    let copied = |spec: &mut Value| {
-        if let Some(mounts) = spec["mounts"].as_array_mut() {
-            mounts.push(json!({ "destination": "/etc", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"] }));
-        }
-    };
-    scene.see("run", scene.run_spec(&["--rm"], "a", &["sh", "-c", "cat /etc/group; ls -ld /etc | cut -c1-10; touch /etc/new; grep ' /etc ' /proc/mounts | cut -d' ' -f2,3"], copied)?);
     Ok(())
 }
 
