@@ -132,7 +132,7 @@ fn a_child_killed_for_memory_leaves_init_alone(k: &Kubelet<'_>) -> Result<()> {
     let pod = k.pod("pod")?;
     let sandbox = k.run(&pod)?;
     let script = "tail /dev/zero; echo child $?; while [ ! -e /tmp/go ]; do sleep 0.1; done; exit 3";
-    let parent = k.script(&pod, "parent", script).limited(|r| r.memory_limit_in_bytes = 24 << 20);
+    let parent = k.script(&pod, "parent", script).limited(|r| r.memory_limit_in_bytes = 64 << 20);
     let parent = k.start(&sandbox, &pod, &parent)?;
     k.wait_for_line("parent", "child 137")?;
     k.see("after the child", format!("{:?}", k.cri.status(&parent)?.state()));
