@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("faked_ptmx_is_refused", fake_ptmx),
     ("passwd_that_is_no_plain_file_is_not_read", passwd),
     ("cwd_through_a_descriptor_is_refused", cwd),
+    ("cwd_through_a_process_of_the_host_is_refused", cwd_of_host),
     ("program_through_a_descriptor_is_refused", program),
     ("program_has_three_descriptors", descriptors),
     ("readonly_root_is_readonly_whatever_proc_is", fake_proc),
@@ -293,6 +294,20 @@ fn cwd() -> Result<(), Stop> {
         }
     }
     assert!(inside <= 2, "{inside} descriptors are directories");
+    Ok(())
+}
+
+/// With the host's pid namespace its processes lead out; whoever enters may follow them until it is a user.
+fn cwd_of_host() -> Result<(), Stop> {
+    let live = Bundle::new().namespace("pid", None).sh("exec sleep 100").start()?;
+    let own = std::process::id();
+    for path in ["root", "cwd", "root/tmp"].map(|name| format!("/proc/{own}/{name}")) {
+        let mut process = shell("ls");
+        process["cwd"] = json!(path);
+        let text = live.exec(&process).err().ok_or("it ran")?.to_string();
+        assert!(text.contains("is inside the container"), "{path}: {text}");
+        assert!(Bundle::new().namespace("pid", None).set("/process/cwd", json!(path)).create().is_err(), "{path}");
+    }
     Ok(())
 }
 
