@@ -115,6 +115,16 @@ impl Contender {
         Ok(())
     }
 
+    /// The id of the container that execs run in.
+    pub fn host(&self) -> String {
+        format!("host-{}", self.name)
+    }
+
+    /// `ctr task exec` of `true` in that container.
+    pub fn exec(&self, containerd: &Containerd, id: &str) -> Command {
+        containerd.ctr_command(&["task", "exec", "--exec-id", id, &self.host(), "true"])
+    }
+
     fn ctr_run(&self, containerd: &Containerd, how: &str, id: &str, command: &[&str]) -> Command {
         let mut ctr = containerd.ctr_command(&["run", how, "--runtime", &self.runtime]);
         if let Some(binary) = &self.binary {

@@ -3,10 +3,10 @@
 use anyhow::Result;
 use berth_tests::containerd::Containerd;
 use berth_tests::scene::{Runtime, Scene};
+use std::process::Command;
 
 use crate::blocks::{self, Samples, Spacing};
-use crate::contender::Contender;
-use crate::latency::Totals;
+use crate::contender::{Contender, remove, timed};
 use crate::report::Report;
 use crate::stage::{self, Stage};
 use crate::statistics::Random;
@@ -26,13 +26,12 @@ const RUN: [&str; 8] = [
 /// What containerd does for an exec.
 const EXEC: [&str; 5] = ["Exec", "Start", "Wait for the end of `true`", "Delete", "**sum**"];
 
-/// Measures all actions. `totals` are ctr's times of the same.
+/// Measures all actions, and in the same blocks ctr's times of the same.
 pub fn measure(
     containerd: &Containerd,
     contenders: &[Contender],
     blocks: usize,
     random: &mut Random,
-    totals: &Totals,
     report: &mut Report,
 ) -> Result<()> {
     let spec = stage::spec(containerd, &contenders[0])?;
@@ -43,19 +42,16 @@ pub fn measure(
     let mut perform = || -> Result<()> {
         let stages = contenders.iter().zip(&scenes).map(|(contender, scene)| Stage::new(contender, scene, &spec));
         let stages: Vec<Stage<'_>> = stages.collect::<Result<_>>()?;
-        for (spacing, total) in Spacing::BOTH.into_iter().zip(&totals.run) {
-            report.table(format!("Inside the shim: `ctr run --rm` of `true`, {spacing}"));
-            let mut sample = |contender: usize, number| stages[contender].run(number);
-            let samples = blocks::measure(stages.len(), blocks, spacing, random, &mut sample)?;
-            rows("ctr run --rm", &RUN, &samples, total, random, report);
-        }
+        let mut take = |contender: usize, number| stages[contender].run(number);
+        let ctr = |contender: usize, number| contenders[contender].run(containerd, &format!("t{number}"), &["true"]);
+        series("ctr run --rm", &RUN, (contenders.len(), blocks), random, report, &mut take, &ctr)?;
+
         let hosts = stages.iter().map(Stage::host).collect::<Result<Vec<_>>>()?;
-        for (spacing, total) in Spacing::BOTH.into_iter().zip(&totals.exec) {
-            report.table(format!("Inside the shim: `ctr task exec` of `true`, {spacing}"));
-            let mut sample = |contender: usize, number| hosts[contender].exec(number);
-            let samples = blocks::measure(stages.len(), blocks, spacing, random, &mut sample)?;
-            rows("ctr task exec", &EXEC, &samples, total, random, report);
-        }
+        contenders.iter().try_for_each(|contender| contender.start(containerd, &contender.host()))?;
+        let mut take = |contender: usize, number| hosts[contender].exec(number);
+        let ctr = |contender: usize, number| contenders[contender].exec(containerd, &format!("t{number}"));
+        series("ctr task exec", &EXEC, (contenders.len(), blocks), random, report, &mut take, &ctr)?;
+        contenders.iter().try_for_each(|contender| remove(containerd, &contender.host()))?;
         hosts.into_iter().try_for_each(|host| host.end())
     };
     let failure = perform().err().map(|error| format!("{error:#}"));
@@ -65,25 +61,51 @@ pub fn measure(
     Ok(())
 }
 
+/// Both spacings of a command and of its actions, a table each. A block has two samples of the one and two of the other
+/// from every contender, so that what is left when the latter is taken from the former is of the same moment.
+fn series<const ACTIONS: usize>(
+    command: &str,
+    actions: &[&str; ACTIONS],
+    (contenders, blocks): (usize, usize),
+    random: &mut Random,
+    report: &mut Report,
+    take: &mut dyn FnMut(usize, usize) -> Result<[f64; ACTIONS]>,
+    ctr: &dyn Fn(usize, usize) -> Command,
+) -> Result<()> {
+    for spacing in Spacing::BOTH {
+        report.table(format!("Inside the shim: `{command}` of `true`, {spacing}"));
+        let mut sample = |lane: usize, number| match lane.checked_sub(contenders) {
+            None => take(lane, number),
+            Some(contender) => Ok([timed(&mut ctr(contender, number))?; ACTIONS]),
+        };
+        let samples = blocks::measure(2 * contenders, blocks, spacing, random, &mut sample)?;
+        rows(command, actions, &samples, contenders, random, report);
+    }
+    Ok(())
+}
+
 /// The actions, their sum, and what ctr and containerd need around it.
 fn rows<const ACTIONS: usize>(
     command: &str,
     actions: &[&str; ACTIONS],
     samples: &[Samples; ACTIONS],
-    total: &[f64],
+    contenders: usize,
     random: &mut Random,
     report: &mut Report,
 ) {
-    let mut sums = Vec::new();
     for (action, samples) in actions.iter().zip(samples) {
-        sums = report.latencies((*action).to_owned(), samples, random);
+        report.latencies((*action).to_owned(), &samples[..contenders], random);
     }
-    let around: Vec<f64> = total.iter().zip(&sums).map(|(total, sum)| total - sum).collect();
-    report.times(format!("`{command}` above"), total);
-    report.times(format!("`{command}` less the sum: ctr and containerd"), &around);
+    let (sums, totals) = samples[ACTIONS - 1].split_at(contenders);
+    let around: Samples = totals
+        .iter()
+        .zip(sums)
+        .map(|(totals, sums)| totals.iter().zip(sums).map(|(total, sum)| total - sum).collect())
+        .collect();
+    let totals = report.latencies(format!("`{command}`"), totals, random);
     // Berth's own: what the others leave to the background may run beside ctr and be counted here.
-    let floor = around[0];
-    let others = total[1..].iter().map(|theirs| format!("{:.2}", floor / theirs));
+    let floor = report.latencies(format!("`{command}` less the sum: ctr and containerd"), &around, random)[0];
+    let others = totals[1..].iter().map(|theirs| format!("{:.2}", floor / theirs));
     report.note(format!(
         "A shim in Berth's place that took no time at all would leave these {floor:.1} ms: {} of the others' `{command}`.",
         others.collect::<Vec<_>>().join(" and ")

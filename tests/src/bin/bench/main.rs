@@ -59,10 +59,10 @@ fn bench() -> Result<()> {
 
     let mut report = Report::new(&containerd, &contenders, blocks, containers, seed);
     let mut random = Random::new(seed as u64);
-    let totals = latency::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+    latency::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
     memory::measure(&containerd, &contenders, containers, &mut report)?;
     counts::measure(&containerd, &contenders, &mut report)?;
-    inside::measure(&containerd, &contenders, blocks, &mut random, &totals, &mut report)?;
+    inside::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
     report.print();
     Ok(())
 }

@@ -3,7 +3,6 @@
 use berth_tests::containerd::Containerd;
 use std::fs;
 
-use crate::blocks::Samples;
 use crate::contender::Contender;
 use crate::statistics::{Random, Ratio, median};
 
@@ -69,20 +68,13 @@ impl Report {
     }
 
     /// A row of medians in milliseconds, Berth's first, with Berth's ratio to each of the others; the medians.
-    pub fn latencies(&mut self, what: String, samples: &Samples, random: &mut Random) -> Vec<f64> {
+    pub fn latencies(&mut self, what: String, samples: &[Vec<f64>], random: &mut Random) -> Vec<f64> {
         let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
         let ratios: Vec<Ratio> = samples[1..].iter().map(|theirs| Ratio::of(&samples[0], theirs, random)).collect();
         let values = medians.iter().map(|median| milliseconds(*median));
         let ratios = ratios.iter().map(|ratio| format!("**{:.2}** ({:.2}–{:.2})", ratio.median, ratio.low, ratio.high));
         self.row(what, values.chain(ratios).collect());
         medians
-    }
-
-    /// A row of times in milliseconds that were computed, with plain ratios.
-    pub fn times(&mut self, what: String, values: &[f64]) {
-        let cells = values.iter().map(|value| milliseconds(*value));
-        let ratios = values[1..].iter().map(|theirs| format!("{:.2}", values[0] / theirs));
-        self.row(what, cells.chain(ratios).collect());
     }
 
     /// A row of amounts, Berth's first.
