@@ -171,11 +171,13 @@ impl<'a> Scene<'a> {
         Ok(file)
     }
 
-    /// A detached container that sleeps until it is killed; `trap` makes TERM end it at once.
+    /// A detached container that sleeps until TERM (exit code 15) or USR1 (10) ends it.
     pub fn sleeper(&self, flags: &[&str], name: &str) -> Result<String> {
-        let flags: Vec<&str> = ["-d"].iter().chain(flags).copied().collect();
-        let script = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
-        self.run(&flags, name, &["sh", "-c", script])?.success()?;
+        let file = self.scratch()?.join(format!("{name}.pid"));
+        let flags: Vec<&str> =
+            ["-d", "--pid-file", file.to_str().unwrap_or_default()].iter().chain(flags).copied().collect();
+        self.run(&flags, name, &["sh", "-c", SLEEP])?.success()?;
+        until_it_traps(fs::read_to_string(&file)?.trim().parse()?)?;
         Ok(self.id(name))
     }
 
@@ -331,6 +333,21 @@ fn without_times(text: &str) -> String {
         None => line.to_owned(),
     };
     text.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// A script that sleeps until TERM (exit code 15) or USR1 (10) ends it.
+pub const SLEEP: &str = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
+
+/// Waits until [`SLEEP`] has set its traps: before, init ignores the signals.
+pub fn until_it_traps(pid: u32) -> Result<()> {
+    let traps = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        // USR1, which is set last.
+        (caught & (1 << 9) != 0).then_some(())
+    };
+    crate::command::poll(DEADLINE, traps).with_context(|| format!("{pid} never set its traps"))
 }
 
 /// Held by what makes ctr shift the image's ids: it names the shifted snapshot after the image alone and fails if

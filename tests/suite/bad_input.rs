@@ -290,7 +290,8 @@ fn what_is_not_done_is_refused(scene: &Scene<'_>) -> Result<()> {
         // What is done one day is not refused any more.
         if outcome.code != 0 {
             refuse(scene, name, &outcome, words)?;
-        } else {
+        } else if scene.version() != Version::V1_6 {
+            // containerd 1.6 knows nothing of these, and passes none of them on.
             eprintln!("note: {name} is accepted; is it done?");
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::Scenario;
 use anyhow::{Context, Result, anyhow, ensure};
-use berth_tests::scene::{Runtime, Scene};
+use berth_tests::scene::{Runtime, SLEEP, Scene, until_it_traps};
 use berth_tests::shim::{Connection, Shim};
 use berth_tests::task::{
     Answer, create, create_request, delete, end, exec, granted, kill, refused, shutdown, start, state, wait,
@@ -54,8 +54,6 @@ pub fn shim_with(
     Ok(shim)
 }
 
-pub const SLEEP: &str = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
-
 fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     let shim = shim(scene, "a", SLEEP)?;
     let connection = shim.start()?;
@@ -76,6 +74,7 @@ fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     scene.see("stats", &stats.stats.type_url);
     granted(connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() }))?;
     scene.see("after an early shutdown", format!("{:?}", granted(state(&shim, &connection))?.status));
+    until_it_traps(pid)?;
     granted(kill(&shim, &connection, "", 15))?;
     scene.see("wait", granted(wait(&shim, &connection, ""))?.exit_status);
     scene.see("wait again", granted(wait(&shim, &connection, ""))?.exit_status);

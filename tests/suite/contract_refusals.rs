@@ -1,9 +1,9 @@
 //! What the shim must refuse, and with which code, spoken without a containerd in between.
 
 use crate::Scenario;
-use crate::contract::{SLEEP, shim};
+use crate::contract::shim;
 use anyhow::{Context, Result, ensure};
-use berth_tests::scene::Scene;
+use berth_tests::scene::{SLEEP, Scene};
 use berth_tests::shim::{Refusal, Shim};
 use berth_tests::task::{
     Answer, create, create_request, delete, end, exec, granted, kill, refused, start, state, wait,

@@ -22,6 +22,7 @@ pub fn scenarios() -> Vec<Scenario> {
         execs_end_with_their_container,
         many_execs_at_once,
         a_grandchild_of_an_exec_outlives_it,
+        a_grandchild_that_keeps_the_output_open_holds_nobody_up,
         exec_output_is_not_lost,
         exec_under_seccomp_is_filtered,
         exec_in_a_user_namespace_has_its_ids,
@@ -203,6 +204,14 @@ fn a_grandchild_of_an_exec_outlives_it(scene: &Scene<'_>) -> Result<()> {
     let script = "sleep 1234 >/dev/null 2>&1 </dev/null & echo started";
     scene.see("exec", exec(scene, "a", &["--exec-id", "e"], &["sh", "-c", script])?);
     scene.see("it lives", exec(scene, "a", &["--exec-id", "f"], &["sh", "-c", "ps -o args | grep -c '^sleep 1234'"])?);
+    scene.discard("a")
+}
+
+fn a_grandchild_that_keeps_the_output_open_holds_nobody_up(scene: &Scene<'_>) -> Result<()> {
+    scene.sleeper(&[], "a")?;
+    // The Go shim waits 10 s for the end of the output, then closes it; how long ours waits is its own affair.
+    scene.see("exec", exec(scene, "a", &["--exec-id", "e"], &["sh", "-c", "sleep 1234 & echo started; exit 4"])?);
+    scene.see("the container", scene.status("a")?);
     scene.discard("a")
 }
 

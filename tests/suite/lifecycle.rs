@@ -177,6 +177,11 @@ fn a_forced_delete_kills(scene: &Scene<'_>) -> Result<()> {
     Ok(())
 }
 
+/// A table without its widths.
+fn words(table: &str) -> String {
+    table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n")
+}
+
 fn ps_lists_every_process(scene: &Scene<'_>) -> Result<()> {
     let id = scene.sleeper(&[], "a")?;
     scene.ctr(&["task", "exec", "-d", "--exec-id", "e", &id, "sh", "-c", "sleep 1000; true"])?.success()?;
@@ -188,7 +193,7 @@ fn ps_lists_every_process(scene: &Scene<'_>) -> Result<()> {
         "init {init} is not listed:\n{listed}"
     );
     scene.see("processes", listed.lines().count() - 1);
-    scene.see("with an exec's id", listed.replace(|c: char| c.is_ascii_digit(), ""));
+    scene.see("with an exec's id", words(&listed.replace(|c: char| c.is_ascii_digit(), "")));
     scene.ctr(&["task", "pause", &id])?.success()?;
     scene.see("while paused", scene.ctr(&["task", "ps", &id])?.success()?.stdout.lines().count());
     scene.discard("a")
@@ -231,8 +236,9 @@ fn metrics_of_the_api_have_the_same_fields(scene: &Scene<'_>) -> Result<()> {
         serde_json::from_str(&scene.ctr(&["task", "metrics", "--format", "json", &id])?.success()?.stdout)?;
     let mut names = Vec::new();
     fields(&json, "", &mut names);
-    // Throttling may or may not have happened, and a zero is left out.
-    names.retain(|name| !name.contains("throttl") && !name.contains("failcnt"));
+    // A zero is left out: of these it depends on the moment whether they are one.
+    let changing = ["throttl", "failcnt", "usage.kernel", "usage.user"];
+    names.retain(|name| !changing.iter().any(|part| name.contains(part)));
     scene.see("fields", names.join("\n"));
     let limit = &json["memory"]["usage"]["limit"];
     ensure!(limit == 67_108_864, "the limit in the metrics is {limit}");
@@ -280,13 +286,14 @@ fn attach_gets_the_output_that_follows(scene: &Scene<'_>) -> Result<()> {
 fn two_waiters_hear_of_the_same_end(scene: &Scene<'_>) -> Result<()> {
     // Two clients at one task's fifos: which removes them is a race of theirs.
     scene.leave_fifos_to_clients();
-    let first = scene.run_start(&["--rm"], "a", &["sh", "-c", "trap 'exit 8' USR1; sleep 1000 & wait"])?;
-    scene.wait_for_status("a", "RUNNING")?;
+    let first = scene.run_start(&["--rm"], "a", &["sh", "-c", "trap 'exit 8' USR1; echo up; sleep 1000 & wait"])?;
+    first.expect(&["up"])?;
     let second = scene.containerd.ctr_start(&["task", "attach", &scene.id("a")])?;
     std::thread::sleep(Duration::from_millis(700));
     scene.ctr(&["task", "kill", "-s", "USR1", &scene.id("a")])?.success()?;
-    scene.see("first", first.wait(Duration::from_secs(30))?.code);
-    scene.see("second", second.wait(Duration::from_secs(30))?.code);
+    // Both delete the task then, and one of them comes too late; what it says of that is up to the race.
+    let codes = [first.wait(Duration::from_secs(30))?.code, second.wait(Duration::from_secs(30))?.code];
+    ensure!(codes.contains(&8), "{codes:?}");
     Ok(())
 }
 

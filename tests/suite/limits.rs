@@ -19,6 +19,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_device_is_added_with_its_access,
         device_rules_of_the_spec_are_set,
         a_cgroup_of_the_users_own_is_used,
+        without_a_cgroup_path_there_is_a_cgroup_all_the_same,
         the_cgroup_has_a_view_of_its_own,
         limits_can_be_changed_while_it_runs,
     ]
@@ -163,6 +164,13 @@ fn a_cgroup_of_the_users_own_is_used(scene: &Scene<'_>) -> Result<()> {
         let _ = fs::remove_dir(hierarchy.join(group.trim_start_matches('/')).parent().unwrap_or(&hierarchy));
     }
     Ok(())
+}
+
+fn without_a_cgroup_path_there_is_a_cgroup_all_the_same(scene: &Scene<'_>) -> Result<()> {
+    scene.sleeper(&["--cgroup", ""], "a")?;
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", scene.pid("a")?))?;
+    ensure!(cgroup.lines().any(|line| line.contains(":pids:") && line.ends_with(&scene.id("a"))), "{cgroup}");
+    scene.discard("a")
 }
 
 fn the_cgroup_has_a_view_of_its_own(scene: &Scene<'_>) -> Result<()> {

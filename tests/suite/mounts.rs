@@ -9,7 +9,7 @@ use std::fs;
 use std::path::PathBuf;
 
 pub fn scenarios() -> Vec<Scenario> {
-    crate::scenarios![Both:
+    let mut all = crate::scenarios![Both:
         the_default_mounts_are_there,
         a_read_only_root_cannot_be_written,
         private_mounts_are_private,
@@ -30,7 +30,10 @@ pub fn scenarios() -> Vec<Scenario> {
         the_root_has_the_propagation_asked_for,
         an_overlay_of_the_users_own,
         ids_of_the_image_are_kept,
-    ]
+        a_root_of_the_native_snapshotter_is_bound,
+    ];
+    all.extend(crate::scenarios![Berth: no_mount_shows_on_the_host]);
+    all
 }
 
 /// The mount table from inside, with what differs from run to run taken out: ids, and whose peer group it is.
@@ -277,4 +280,25 @@ fn an_overlay_of_the_users_own(scene: &Scene<'_>) -> Result<()> {
 fn ids_of_the_image_are_kept(scene: &Scene<'_>) -> Result<()> {
     scene.see("modes", scene.sh(&[], "a", "ls -ln / /etc | awk '{ print $1, $3, $4, $9 }'; ls -ld / | cut -c1-10")?);
     Ok(())
+}
+
+fn a_root_of_the_native_snapshotter_is_bound(scene: &Scene<'_>) -> Result<()> {
+    let flags = ["--snapshotter", "native"];
+    scene.see("run", scene.sh(&flags, "a", "ls /; echo written > /srv/new; cat /srv/new")?);
+    scene.see("read-only", scene.sh(&["--snapshotter", "native", "--read-only"], "b", "touch /srv/new")?);
+    Ok(())
+}
+
+fn no_mount_shows_on_the_host(scene: &Scene<'_>) -> Result<()> {
+    let directory = scene.scratch()?;
+    let flag = format!("type=bind,src={},dst=/mnt,options=rbind:rshared", directory.display());
+    let id = scene.sleeper(&["--mount", &flag], "a")?;
+    let table = fs::read_to_string("/proc/self/mountinfo")?;
+    let shown: Vec<&str> = table.lines().filter(|line| line.contains(scene.tag())).collect();
+    ensure!(shown.is_empty(), "the host sees:\n{}", shown.join("\n"));
+    // And no program beside the shim is between containerd and the container.
+    let parent = fs::read_to_string(format!("/proc/{}/status", scene.pid("a")?))?;
+    let parent = parent.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap_or_default().trim().to_owned();
+    ensure!(parent == scene.containerd.shim_pid(&id)?.to_string(), "init's parent is {parent}");
+    scene.discard("a")
 }

@@ -3,14 +3,14 @@
 use crate::{Scenario, skip};
 use anyhow::{Result, ensure};
 use berth_tests::command::DEADLINE;
-use berth_tests::scene::{Scene, strs};
+use berth_tests::scene::{SLEEP, Scene, strs};
 use berth_tests::version::Version;
 use std::fs;
 use std::io::Write;
 use std::time::Duration;
 
 pub fn scenarios() -> Vec<Scenario> {
-    crate::scenarios![Both:
+    let mut all = crate::scenarios![Both:
         output_and_exit_code_are_passed_on,
         a_signal_death_is_128_plus_the_signal,
         all_of_a_long_output_arrives,
@@ -35,7 +35,9 @@ pub fn scenarios() -> Vec<Scenario> {
         oom_score_is_set,
         a_spec_of_the_users_own_runs_from_a_directory,
         without_pivot_root,
-    ]
+    ];
+    all.extend(crate::scenarios![Berth: options_come_from_a_file]);
+    all
 }
 
 fn output_and_exit_code_are_passed_on(scene: &Scene<'_>) -> Result<()> {
@@ -192,7 +194,7 @@ fn detached_task_outlives_ctr(scene: &Scene<'_>) -> Result<()> {
 
 fn the_pid_file_names_init(scene: &Scene<'_>) -> Result<()> {
     let file = scene.scratch()?.join("pid");
-    scene.sleeper(&["--pid-file", &file.to_string_lossy()], "a")?;
+    scene.run(&["-d", "--pid-file", &file.to_string_lossy()], "a", &["sh", "-c", SLEEP])?.success()?;
     let pid: i32 = fs::read_to_string(&file)?.trim().parse()?;
     ensure!(pid == scene.pid("a")?, "the pid file says {pid}, ctr task ls {}", scene.pid("a")?);
     let inside = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -300,5 +302,21 @@ fn a_spec_of_the_users_own_runs_from_a_directory(scene: &Scene<'_>) -> Result<()
 
 fn without_pivot_root(scene: &Scene<'_>) -> Result<()> {
     scene.see("run --no-pivot", scene.sh(&["--no-pivot"], "a", "ls /; ls /proc/1/exe")?);
+    Ok(())
+}
+
+fn options_come_from_a_file(scene: &Scene<'_>) -> Result<()> {
+    let file = scene.scratch()?.join("options.toml");
+    let path = file.to_string_lossy().into_owned();
+    let run = |name: &str| scene.sh(&["--runtime-config-path", &path], name, "echo ran");
+    let refused = run("missing")?.failure()?;
+    ensure!(refused.stderr.contains(&path) && refused.stderr.contains("no such file"), "{refused}");
+    scene.check_nothing_left()?;
+    fs::write(&file, "NoPivotRoot = maybe")?;
+    let refused = run("broken")?.failure()?;
+    ensure!(refused.stderr.contains(&path), "{refused}");
+    scene.check_nothing_left()?;
+    fs::write(&file, "NoPivotRoot = true\nNoNewKeyring = true\nSomethingUnknown = 5\n")?;
+    ensure!(run("good")?.success()?.stdout == "ran\n");
     Ok(())
 }
