@@ -115,6 +115,7 @@ impl<'a> Init<'a> {
     fn act(&mut self, step: &Step) -> Result<(), Errno> {
         match step {
             Step::JoinCgroup => self.join_cgroup(),
+            Step::OomScoreAdj(score) => identity::oom_score_adj(score),
             Step::SessionKeyring(name) => identity::session_keyring(name),
             Step::Rlimit { resource, soft, hard } => identity::rlimit(*resource, *soft, *hard),
             Step::Join { source, kind, before_user } => self.join(*source, *kind, *before_user),

@@ -45,8 +45,6 @@ pub struct InitPlan {
     pub clone_flags: u64,
     /// What the parent writes for [`Step::UnshareUser`].
     pub maps: Option<IdMaps>,
-    /// What the parent writes to the child's `oom_score_adj`.
-    pub oom_score_adj: Option<i32>,
     /// What the child does.
     pub steps: Vec<Step>,
     /// What it becomes.
@@ -193,7 +191,6 @@ fn finish(
         sources: draft.sources,
         clone_flags,
         maps,
-        oom_score_adj: identity::oom_score_adj(process)?,
         steps: draft.steps,
         program: program::compile(process, home)?,
         warnings: draft.warnings,
@@ -203,6 +200,7 @@ fn finish(
 /// Into the cgroup, the keyring and the namespaces.
 fn enter(input: &Input<'_>, namespaces: &Namespaces, process: &Process, draft: &mut Draft) -> Result<(), Error> {
     draft.step(Step::JoinCgroup);
+    identity::oom_score_adj(process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
     if namespaces.own(Namespace::User) {
         identity::early_rlimits(process, draft);
@@ -306,6 +304,7 @@ fn confine(
 /// An exec: into everything that the container has of its own, at once.
 fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Result<(), Error> {
     draft.step(Step::JoinCgroup);
+    identity::oom_score_adj(input.process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
     if namespaces.own(Namespace::User) {
         identity::early_rlimits(input.process, draft);

@@ -1,11 +1,8 @@
 //! One clone, and the talk with the child until it waits at its gate or has become its program.
 
-use std::fs;
-use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::Pid;
 
 use crate::cgroup::Attachment;
 use crate::channel::{Channel, Report};
@@ -46,16 +43,6 @@ pub enum Error {
     /// The ids of a user namespace.
     #[error(transparent)]
     IdMap(#[from] WriteMap),
-    /// `oom_score_adj`, which may be lowered only with CAP_SYS_RESOURCE.
-    #[error("write {value} to oom_score_adj of process {pid}: {source}")]
-    OomScoreAdj {
-        /// What was to be written.
-        value: i32,
-        /// Whose.
-        pid: i32,
-        /// Why.
-        source: io::Error,
-    },
     /// It ended before it was ready: killed, most likely for want of memory.
     #[error("the container's process ended before it was ready, with status {}", .0.status)]
     Ended(Exit),
@@ -132,9 +119,6 @@ enum Outcome {
 
 impl Talk<'_> {
     fn run(&mut self, spawning: &crate::children::Spawning<'_>) -> Result<Outcome, Error> {
-        if let Some(value) = self.plan.oom_score_adj {
-            write_oom_score_adj(self.child.pid, value)?;
-        }
         loop {
             match self.channel.report().map_err(Error::Channel)? {
                 Some(Report::MapIds) => {
@@ -203,15 +187,4 @@ fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
         Some(Step::FindProgram | Step::Exec) => Error::Program(format!("{program:?}: {}", text(errno))),
         _ => Error::Step { step: plan.describe(step).map(|step| step.to_string()).unwrap_or_default(), source: errno },
     }
-}
-
-/// A value that is in force already may be left: to write it again would need a capability that some hosts withhold.
-fn write_oom_score_adj(pid: Pid, value: i32) -> Result<(), Error> {
-    let pid = pid.as_raw_nonzero().get();
-    let file = format!("/proc/{pid}/oom_score_adj");
-    let error = |source| Error::OomScoreAdj { value, pid, source };
-    if fs::read_to_string(&file).map_err(error)?.trim() == value.to_string() {
-        return Ok(());
-    }
-    fs::write(&file, value.to_string()).map_err(error)
 }

@@ -190,6 +190,8 @@ pub struct SockFilter {
 pub enum Step {
     /// Attach to the cgroup: `0` into every opened `tasks` (v1). Nothing on v2, where clone3 did it.
     JoinCgroup,
+    /// How soon the OOM killer takes it, from -1000 to 1000; to lower it needs CAP_SYS_RESOURCE. Every clone inherits it.
+    OomScoreAdj(CString),
     /// A new session keyring named `_ses.<id>`; a kernel without keyrings is no error. keyrings(7)
     SessionKeyring(CString),
     /// A resource limit. setrlimit(2)

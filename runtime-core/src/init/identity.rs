@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, CWD, FileType, OFlags, ResolveFlags, statat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, statat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -65,6 +65,13 @@ impl Init<'_> {
         }
         if sys::cwd_is_reachable()? { Ok(()) } else { Err(Errno::NOENT) }
     }
+}
+
+/// The first procfs that there is: the host's, before any namespace of the container's is entered.
+pub(super) fn oom_score_adj(score: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(c"/proc/self/oom_score_adj", flags, Mode::empty())?;
+    rustix::io::write(&file, score.to_bytes()).map(drop)
 }
 
 pub(super) fn session_keyring(name: &CStr) -> Result<(), Errno> {

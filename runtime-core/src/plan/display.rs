@@ -36,9 +36,6 @@ impl Display for InitPlan {
         if let Some(IdMaps { uid, gid }) = &self.maps {
             writeln!(f, "uid_map {uid:?}\ngid_map {gid:?}")?;
         }
-        if let Some(score) = self.oom_score_adj {
-            writeln!(f, "oom_score_adj {score}")?;
-        }
         writeln!(f, "steps")?;
         for (index, step) in self.steps.iter().enumerate() {
             writeln!(f, "  {index:3}  {:#}", Described { sources: &self.sources, step })?;
@@ -176,6 +173,7 @@ impl Display for Step {
                     write!(f, "mount {} on {}", text(&filesystem.fstype), mount.target)
                 }
             },
+            Self::OomScoreAdj(score) => write!(f, "write {} to /proc/self/oom_score_adj", text(score)),
             Self::SessionKeyring(name) => write!(f, "create session keyring {}", text(name)),
             Self::Rlimit { resource, soft, hard } => {
                 write!(f, "set {} to {}:{}", rlimit(*resource), limit(*soft), limit(*hard))

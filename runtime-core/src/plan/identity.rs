@@ -3,7 +3,7 @@
 use oci_spec::runtime::{Linux, PosixRlimit, PosixRlimitType, Process, User};
 
 use super::Error;
-use super::draft::Draft;
+use super::draft::{Draft, c_string};
 use super::namespaces::is_mapped;
 use crate::step::Step;
 
@@ -87,12 +87,12 @@ fn resource(typ: PosixRlimitType) -> u32 {
     }
 }
 
-/// `oom_score_adj`, for the parent to write.
-pub(super) fn oom_score_adj(process: &Process) -> Result<Option<i32>, Error> {
-    match process.oom_score_adj() {
-        Some(score) if !(-1000..=1000).contains(&score) => {
-            Err(Error::invalid("process.oomScoreAdj", score.to_string(), "must lie between -1000 and 1000"))
-        }
-        score => Ok(score),
+pub(super) fn oom_score_adj(process: &Process, draft: &mut Draft) -> Result<(), Error> {
+    let Some(score) = process.oom_score_adj() else { return Ok(()) };
+    let text = score.to_string();
+    if !(-1000..=1000).contains(&score) {
+        return Err(Error::invalid("process.oomScoreAdj", text, "must lie between -1000 and 1000"));
     }
+    draft.step(Step::OomScoreAdj(c_string("process.oomScoreAdj", &text)?));
+    Ok(())
 }

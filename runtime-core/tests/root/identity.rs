@@ -194,7 +194,7 @@ fn oom_score() -> Result<(), Stop> {
     assert_eq!(score(own).says()?, own.to_string());
     match score(-999).says() {
         Ok(said) => assert_eq!(said, "-999"),
-        Err(text) => assert!(text.starts_with("write -999 to oom_score_adj of process "), "{text}"),
+        Err(text) => assert!(text.starts_with("write -999 to /proc/self/oom_score_adj: "), "{text}"),
     }
     let live = Bundle::new().sh("sleep 100").start()?;
     let mut process = shell("cat /proc/self/oom_score_adj");
