@@ -14,14 +14,15 @@ impl Containerd {
         command
     }
 
-    /// Runs `ctr` with these arguments and an empty stdin.
+    /// Runs `ctr` with these arguments and a stdin that says nothing and does not end: at an end that comes too early
+    /// ctr now and then loses what the container says, whoever runs it.
     pub fn ctr(&self, args: &[&str]) -> Result<Outcome> {
         self.ctr_within(DEADLINE, args)
     }
 
     /// The same with a deadline of the caller's.
     pub fn ctr_within(&self, deadline: Duration, args: &[&str]) -> Result<Outcome> {
-        command::run(&mut self.ctr_command(args), deadline)
+        self.ctr_start(args)?.wait(deadline)
     }
 
     /// Starts `ctr` with these arguments; its stdin is a pipe that the caller takes, or that stays open.

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 pub fn scenarios() -> Vec<Scenario> {
     let mut all = crate::scenarios![Both:
         a_container_from_create_to_shutdown,
+        a_shutdown_waits_for_the_last_container,
         exec_ids_are_used_once,
         update_changes_the_limits,
         the_time_of_exit_is_the_same_everywhere,
@@ -72,8 +73,6 @@ fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     let stats: StatsResponse =
         granted(connection.call("Stats", &StatsRequest { id: shim.id().into(), ..Default::default() }))?;
     scene.see("stats", &stats.stats.type_url);
-    granted(connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() }))?;
-    scene.see("after an early shutdown", format!("{:?}", granted(state(&shim, &connection))?.status));
     until_it_traps(pid)?;
     granted(kill(&shim, &connection, "", 15))?;
     scene.see("wait", granted(wait(&shim, &connection, ""))?.exit_status);
@@ -89,6 +88,16 @@ fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     ensure!(gone.is_some(), "the socket is still there");
     shim.delete()?.success()?;
     Ok(())
+}
+
+fn a_shutdown_waits_for_the_last_container(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    granted(start(&shim, &connection, ""))?;
+    granted(connection.call::<Empty>("Shutdown", &ShutdownRequest { id: shim.id().into(), ..Default::default() }))?;
+    scene.see("after an early shutdown", format!("{:?}", granted(state(&shim, &connection))?.status));
+    end(&shim, &connection)
 }
 
 fn exec_ids_are_used_once(scene: &Scene<'_>) -> Result<()> {

@@ -199,6 +199,7 @@ fn random_kills(scene: &Scene<'_>, mut random: Random) -> Result<()> {
             if random.below(4) == 0 {
                 containerd.kill()?;
                 std::thread::sleep(Duration::from_millis(random.below(200)));
+                remove_half_removed_bundles(containerd);
                 return containerd.launch();
             }
             let id = &plans[random.below(plans.len() as u64) as usize].0;
@@ -240,6 +241,17 @@ fn repeat(containerd: &Containerd, id: &str, plan: &[Vec<String>; 3], over: &Ato
     Ok(())
 }
 
+/// containerd renames a bundle to .ID and removes that. Killed in between it never returns to it, and cannot remove
+/// the next bundle of that name; no shim can help.
+fn remove_half_removed_bundles(containerd: &Containerd) {
+    let entries = containerd.bundle("any").parent().map(std::fs::read_dir);
+    for entry in entries.into_iter().flatten().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn recover(scene: &Scene<'_>, ids: &[&str]) -> Result<()> {
     let clear = || -> Result<()> {
         for id in ids {
@@ -252,6 +264,7 @@ fn recover(scene: &Scene<'_>, ids: &[&str]) -> Result<()> {
     };
     clear()?;
     scene.containerd.stop()?;
+    remove_half_removed_bundles(scene.containerd);
     scene.containerd.launch()?;
     clear()?;
     let listed = scene.ctr(&["task", "ls"])?.success()?.stdout;

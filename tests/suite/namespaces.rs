@@ -174,7 +174,7 @@ fn the_inside_looks_the_same(scene: &Scene<'_>) -> Result<()> {
         ("limits", "cat /proc/self/limits"),
         ("ids", "id; umask; cat /proc/self/loginuid; cat /proc/self/sessionid"),
         ("environment", "env; tr '\\0' '\\n' </proc/1/environ"),
-        ("session", "ps -o pid,ppid,pgid,sid,tty,args > /tmp/ps; sed 's/ *$//' /tmp/ps"),
+        ("session", "ps -o ppid,pgid,sid,tty,args > /tmp/ps; sed 's/ *$//' /tmp/ps"),
         ("processes", "ls /proc | grep -E '^[0-9]+$' | sort -n | head -1; cat /proc/1/cmdline | tr '\\0' ' '"),
         ("oom", "cat /proc/self/oom_score_adj /proc/self/coredump_filter /proc/self/timerslack_ns"),
         (
