@@ -41,8 +41,10 @@ pub enum Error {
         source: protobuf::Error,
     },
     /// The TOML is not ours.
-    #[error("parse runtime options: line {line}: {}", reason.message())]
+    #[error("parse runtime options{file}: line {line}: {}", reason.message())]
     Toml {
+        /// ` of <config_path>`, or nothing for a `config_body`.
+        file: String,
         /// Counted from 1.
         line: usize,
         /// What is wrong there. Not a source: its own text is a picture of several lines.
@@ -143,14 +145,14 @@ impl RuntimeOptions {
     }
 
     fn load(self) -> Result<Options, Error> {
-        let body = match (self.config_body, self.config_path) {
-            (body, _) if !body.is_empty() => body,
-            (_, path) if !path.is_empty() => read(Path::new(&path))?,
+        let (body, file) = match (self.config_body, self.config_path) {
+            (body, _) if !body.is_empty() => (body, String::new()),
+            (_, path) if !path.is_empty() => (read(Path::new(&path))?, format!(" of {path}")),
             _ => return Ok(Options::default()),
         };
         toml::from_slice(&body).map_err(|reason| {
             let before = reason.span().and_then(|span| body.get(..span.start)).unwrap_or_default();
-            Error::Toml { line: 1 + before.iter().filter(|byte| **byte == b'\n').count(), reason }
+            Error::Toml { file, line: 1 + before.iter().filter(|byte| **byte == b'\n').count(), reason }
         })
     }
 }
