@@ -35,6 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
         members_of_a_pod_share_a_shim,
         a_client_that_leaves_aborts_nothing,
         delete_is_idempotent,
+        all_of_a_terminal_reaches_the_fifo,
     ]);
     all
 }
@@ -334,4 +335,40 @@ fn delete_is_idempotent(scene: &Scene<'_>) -> Result<()> {
     shim.delete()?.success()?;
     shim.delete()?.success()?;
     scene.check_processes_gone()
+}
+
+fn all_of_a_terminal_reaches_the_fifo(scene: &Scene<'_>) -> Result<()> {
+    use std::io::Read;
+    // Without ctr between: what is lost here is lost by the shim.
+    for round in 0..10 {
+        let shim = shim_with(scene, &format!("r{round}"), "seq 1 20000; echo end", |spec| {
+            spec["process"]["terminal"] = true.into()
+        })?;
+        let fifo = shim.bundle().join("out");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::from_raw_mode(0o600),
+            0,
+        )?;
+        let path = fifo.to_string_lossy().into_owned();
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            fs::File::open(fifo).and_then(|mut fifo| fifo.read_to_string(&mut text)).map(|_| text)
+        });
+        let connection = shim.start()?;
+        let request = CreateTaskRequest { stdout: path, terminal: true, ..create_request(&shim) };
+        granted(connection.call::<CreateTaskResponse>("Create", &request))?;
+        granted(start(&shim, &connection, ""))?;
+        granted(wait(&shim, &connection, ""))?;
+        end(&shim, &connection)?;
+        let text = reader.join().map_err(|_| anyhow!("the reader panicked"))??;
+        ensure!(
+            text.lines().count() == 20_001 && text.ends_with("end\r\n"),
+            "round {round}: {} lines",
+            text.lines().count()
+        );
+    }
+    Ok(())
 }
