@@ -10,7 +10,13 @@ impl Containerd {
     /// `ctr` with these arguments, not yet started.
     pub fn ctr_command(&self, args: &[&str]) -> Command {
         let mut command = self.program("ctr");
-        command.args(args);
+        match args {
+            // ctr removes the fifos of an exec that it waits for, and never those of a detached one.
+            ["task", "exec", "-d", rest @ ..] => {
+                command.args(["task", "exec", "-d", "--fifo-dir"]).arg(self.directory().join("fifo")).args(rest)
+            }
+            _ => command.args(args),
+        };
         command
     }
 
