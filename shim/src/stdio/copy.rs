@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
@@ -18,6 +19,8 @@ use super::sys::{self, Readable};
 const CHUNK: usize = 64 << 10;
 /// PIPE_BUF: a pipe that can be written to takes so much whole.
 const BUFFER: usize = 4096;
+/// How long a client may take to begin reading what it was handed last, and how often that is looked at.
+const TAKEN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1));
 /// After a stop at most so many chunks are still handed on: what the pipe held, but not what a survivor keeps writing.
 const LAST_CHUNKS: usize = 32;
 
@@ -163,7 +166,24 @@ impl Copy {
     pub async fn run_output(mut self, stop: watch::Receiver<bool>) {
         if self.run(stop.clone()).await.is_err() && !matches!(self.sink, Sink::Null) {
             self.sink = Sink::Null;
-            let _ = self.run(stop).await;
+            let _ = self.run(stop.clone()).await;
+        }
+        self.taken(stop).await;
+    }
+
+    /// Waits, not for long, until the client has read what its fifo holds. containerd's client gives up a fifo whose
+    /// opening it has not noticed yet when the process is deleted (containerd/fifo, `Close` before `opened`), and with
+    /// it what was written: after a process of a millisecond, on a busy machine, that is not rare.
+    async fn taken(&self, mut stop: watch::Receiver<bool>) {
+        let Sink::Pipe(fifo) = &self.sink else { return };
+        let read = async {
+            while rustix::io::ioctl_fionread(fifo).is_ok_and(|unread| unread > 0) {
+                tokio::time::sleep(TAKEN.1).await;
+            }
+        };
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            _ = tokio::time::timeout(TAKEN.0, read) => {}
         }
     }
 

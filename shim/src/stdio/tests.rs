@@ -267,6 +267,20 @@ async fn close_does_not_wait_for_a_survivor_that_writes_on_or_a_client_that_read
 }
 
 #[tokio::test]
+async fn an_ended_output_waits_for_its_client_to_read_but_not_for_ever() {
+    let dir = Dir::new();
+    let out = dir.fifo("out");
+    let client = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(&out).unwrap();
+    let (io, [_, mut stdout, _]) = open_files(&config(NONE(), &out, NONE())).await;
+    stdout.write_all(b"unread").unwrap();
+    let ended = std::time::Instant::now();
+    drop(stdout);
+    soon(io.drained()).await;
+    assert!(ended.elapsed() >= Duration::from_millis(200), "the fifo was closed over a client that had not read");
+    assert_eq!(rustix::io::ioctl_fionread(&client).unwrap(), 6);
+}
+
+#[tokio::test]
 async fn dropping_releases_everything() {
     let dir = Dir::new();
     let (input, out) = (dir.fifo("in"), dir.fifo("out"));
