@@ -35,74 +35,66 @@ pub fn start(version: Version) -> Result<Containerd> {
     Ok(containerd)
 }
 
-/// The CRI plugin's settings. The daemon's working directory is its own, so `cni` is below it. Beside `runc` and
-/// `berth` there is Berth with options, which come to it as TOML in a runtimeoptions.v1.Options, and Berth by its path
-/// under runc's name, which gets runc's Options.
+/// The CRI plugin's settings. The daemon's working directory is its own, so `cni` is below it. The handler `berth` is that
+/// of the file in `examples/containerd`, as a user would merge it. Beside it and `runc` there is Berth with options, which
+/// come to it as TOML in a runtimeoptions.v1.Options, and Berth by its path under runc's name, which gets runc's Options.
 fn settings(version: Version) -> Result<String> {
     let (berth, path) = (Runtime::Berth.name(), version::shim()?);
     let path = path.display();
-    Ok(match version {
-        Version::V1_6 | Version::V1_7 => format!(
-            r#"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "{PAUSE}"
+    let streams = "stream_server_address = \"127.0.0.1\"\n  stream_server_port = \"0\"";
+    // What 1.x has in one table, 2.x has in three.
+    let (plugin, head, bins) = match version {
+        Version::V1_6 | Version::V1_7 => (
+            "io.containerd.grpc.v1.cri",
+            format!("[plugins.'io.containerd.grpc.v1.cri']\n  sandbox_image = \"{PAUSE}\"\n  {streams}"),
+            "bin_dir = \"cni/bin\"",
+        ),
+        Version::V2 => (
+            "io.containerd.cri.v1.runtime",
+            format!(
+                "[plugins.'io.containerd.cri.v1.images'.pinned_images]\n  sandbox = \"{PAUSE}\"\n\
+                 [plugins.'io.containerd.grpc.v1.cri']\n  {streams}\n[plugins.'io.containerd.cri.v1.runtime']"
+            ),
+            "bin_dirs = [\"cni/bin\"]",
+        ),
+    };
+    let example = example(version)?.replace("io.containerd.berth.v2", &berth);
+    Ok(format!(
+        r#"
+{head}
   restrict_oom_score_adj = true
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "cni/bin"
+  [plugins.'{plugin}'.cni]
+    {bins}
     conf_dir = "cni/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
+  [plugins.'{plugin}'.containerd]
     default_runtime_name = "runc"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    [plugins.'{plugin}'.containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth]
+    [plugins.'{plugin}'.containerd.runtimes.berth-options]
       runtime_type = "{berth}"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-options]
-      runtime_type = "{berth}"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-options.options]
+      [plugins.'{plugin}'.containerd.runtimes.berth-options.options]
         NoNewKeyring = true
         SystemdCgroup = false
         Unheard = "of"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-path]
+    [plugins.'{plugin}'.containerd.runtimes.berth-path]
       runtime_type = "io.containerd.runc.v2"
       runtime_path = "{path}"
-      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.berth-path.options]
+      [plugins.'{plugin}'.containerd.runtimes.berth-path.options]
         NoNewKeyring = true
-"#
-        ),
-        Version::V2 => format!(
-            r#"
-[plugins.'io.containerd.cri.v1.images'.pinned_images]
-  sandbox = "{PAUSE}"
-[plugins.'io.containerd.grpc.v1.cri']
-  stream_server_address = "127.0.0.1"
-  stream_server_port = "0"
-[plugins.'io.containerd.cri.v1.runtime']
-  restrict_oom_score_adj = true
-  [plugins.'io.containerd.cri.v1.runtime'.cni]
-    bin_dirs = ["cni/bin"]
-    conf_dir = "cni/net.d"
-  [plugins.'io.containerd.cri.v1.runtime'.containerd]
-    default_runtime_name = "runc"
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
-      runtime_type = "io.containerd.runc.v2"
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth]
-      runtime_type = "{berth}"
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-options]
-      runtime_type = "{berth}"
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-options.options]
-        NoNewKeyring = true
-        SystemdCgroup = false
-        Unheard = "of"
-    [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-path]
-      runtime_type = "io.containerd.runc.v2"
-      runtime_path = "{path}"
-      [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.berth-path.options]
-        NoNewKeyring = true
-"#
-        ),
-    })
+{example}"#
+    ))
+}
+
+/// The example that users merge into their configuration, but for its version, which the daemon's has said already.
+fn example(version: Version) -> Result<String> {
+    let name = match version {
+        Version::V1_6 => "config-1.6.toml",
+        Version::V1_7 => "config-1.7.toml",
+        Version::V2 => "config-2.toml",
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/containerd").join(name);
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    Ok(text.lines().filter(|line| !line.starts_with("version")).collect::<Vec<_>>().join("\n"))
 }
 
 /// A network that reaches nothing: `eth0` is one end of a pair whose other end is in the same namespace. CRI wants an
