@@ -34,7 +34,7 @@ fn home(root: BorrowedFd<'_>, uid: u32) -> Option<String> {
 }
 
 /// passwd(5): `name:password:uid:gid:gecos:home:shell`.
-fn home_of(passwd: impl BufRead, uid: u32) -> Option<String> {
+pub(super) fn home_of(passwd: impl BufRead, uid: u32) -> Option<String> {
     passwd.lines().map_while(Result::ok).find_map(|line| {
         let mut fields = line.split(':').skip(2);
         let matches = fields.next()?.parse() == Ok(uid);

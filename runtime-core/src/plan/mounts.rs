@@ -66,7 +66,8 @@ pub(super) fn compile(context: &Context<'_>, draft: &mut Draft) -> Result<Vec<Sl
 
 fn read<'a>(index: usize, mount: &'a Mount, draft: &mut Draft) -> Result<Entry<'a>, Error> {
     let destination = text(mount.destination());
-    let field = format!("mounts[{index}] ({destination})");
+    // A new line in it would make two of the error.
+    let field = format!("mounts[{index}] ({})", destination.escape_debug());
     if destination.is_empty() {
         return Err(Error::missing(field + ".destination"));
     }
