@@ -17,10 +17,6 @@ use crate::step::SockFilter;
 /// How many arguments a system call has.
 const ARGUMENTS: usize = 6;
 
-/// libseccomp up to 2.5.4 makes a wrong binary tree of no rules, and a tree has four system calls in a leaf: below
-/// this many rules a tree gains nothing.
-const RULES_WORTH_A_TREE: usize = 32;
-
 /// libseccomp's name of each architecture. Both lists name the same kernel ABIs.
 const ARCHITECTURES: [(Arch, ScmpArch); 24] = [
     (Arch::ScmpArchNative, ScmpArch::Native),
@@ -83,8 +79,9 @@ pub(super) fn flags(profile: &LinuxSeccomp) -> u32 {
 /// libseccomp's program for the profile.
 pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<SockFilter>, Error> {
     let mut filter = filter(profile)?;
-    let rules = add_rules(&mut filter, profile)?;
-    if rules > RULES_WORTH_A_TREE {
+    // Never as a plain list but of no rules, which is what libseccomp up to 2.5.4 makes no right tree of: where the list
+    // begins with a call that an architecture has not, it compares that architecture's token with the numbers.
+    if add_rules(&mut filter, profile)? > 0 {
         filter.set_ctl_optimize(2).map_err(Error::Generate)?;
     }
     export(&filter)

@@ -133,6 +133,21 @@ fn names_that_nobody_knows_are_skipped() {
     assert_eq!(verdict(&filter_of(&rule), X86_64, native("mkdir"), &[]), errno(1));
 }
 
+/// Found by fuzzing: libseccomp's plain list answered every call with the default.
+#[test]
+fn a_name_of_another_machine_spoils_no_other_rule() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_KILL", "architectures": ["SCMP_ARCH_X32", "SCMP_ARCH_AARCH64"], "syscalls": [
+            {"names": ["mkdirat"], "action": "SCMP_ACT_ALLOW", "args": [{"index": 0, "value": 7, "op": "SCMP_CMP_EQ"}]},
+            {"names": ["arm_fadvise64_64"], "action": "SCMP_ACT_ERRNO"}]}"#,
+    );
+    let filter = compile(&profile, None).unwrap();
+    assert_eq!(verdict(&filter, X86_64, native("mkdirat"), &[7]), ALLOW);
+    assert_eq!(verdict(&filter, X86_64, native("mkdirat"), &[8]), KILL_THREAD);
+    assert_eq!(verdict(&filter, X86_64, native("chown"), &[7]), KILL_THREAD);
+    assert_eq!(verdict(&filter, AARCH64, number("mkdirat", ScmpArch::Aarch64), &[7]), ALLOW);
+}
+
 #[test]
 fn a_rule_may_be_given_twice() {
     let filter = filter_of(
