@@ -11,6 +11,8 @@ use rustix::net::{
 };
 use rustix::process::Pid;
 
+use crate::hooks::{Ending, SAID};
+
 /// What a child tells.
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -20,8 +22,19 @@ pub(crate) enum Report {
     Born(Child),
     /// The master of my terminal.
     Console(OwnedFd),
+    /// Everything is mounted: the hooks of your namespaces, please; then [`Channel::go`].
+    Hooks,
     /// All is ready, I wait at the gate.
     Ready,
+    /// A hook failed that I ran, and I am gone.
+    HookFailed {
+        /// Index of the step.
+        step: usize,
+        /// What became of it.
+        ending: Ending,
+        /// The beginning of what it wrote.
+        said: String,
+    },
     /// A step failed, and I am gone.
     Failed {
         /// Index of the step.
@@ -43,6 +56,12 @@ const BORN: u32 = 2;
 const CONSOLE: u32 = 3;
 const READY: u32 = 4;
 const FAILED: u32 = 5;
+const HOOKS: u32 = 6;
+const HOOK_FAILED: u32 = 7;
+
+/// How an [`Ending`] is one number: a status, or one of these with an errno.
+const TIMED_OUT: u32 = 1 << 30;
+const NOT_RUN: u32 = 1 << 31;
 
 /// Kind and two operands.
 type Message = [u32; 3];
@@ -71,14 +90,21 @@ impl Channel {
 
     /// Parent: the next report; `None` when every copy of the child's end is closed: it executed, or it died.
     pub(crate) fn report(&self) -> Result<Option<Report>, Errno> {
-        let Some((message, fd)) = receive(self.as_fd())? else { return Ok(None) };
+        let mut said = [0; SAID];
+        let Some((message, fd, length)) = receive(self.as_fd(), &mut said)? else { return Ok(None) };
         let report = match (message, fd) {
             ([MAP_IDS, ..], _) => Report::MapIds,
             ([BORN, pid, _], Some(pidfd)) => {
                 Report::Born(Child { pid: Pid::from_raw(pid.cast_signed()).ok_or(Errno::PROTO)?, pidfd })
             }
             ([CONSOLE, ..], Some(master)) => Report::Console(master),
+            ([HOOKS, ..], _) => Report::Hooks,
             ([READY, ..], _) => Report::Ready,
+            ([HOOK_FAILED, step, ending], _) => Report::HookFailed {
+                step: step as usize,
+                ending: ending_from(ending),
+                said: String::from_utf8_lossy(said.get(..length).unwrap_or_default()).into_owned(),
+            },
             ([FAILED, step, errno], _) => {
                 Report::Failed { step: step as usize, errno: Errno::from_raw_os_error(errno.cast_signed()) }
             }
@@ -104,6 +130,12 @@ pub(crate) fn report_console(channel: BorrowedFd<'_>, master: BorrowedFd<'_>) ->
     send(channel, [CONSOLE, 0, 0], Some(master))
 }
 
+/// Child: asks for the hooks of the parent's namespaces and waits until they have run.
+pub(crate) fn ask_for_hooks(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [HOOKS, 0, 0], None)?;
+    wait_for_go(channel)
+}
+
 /// Child: ready; waits until the gate opens. `CONNRESET` if the parent is gone.
 pub(crate) fn wait_at_gate(channel: BorrowedFd<'_>) -> Result<(), Errno> {
     send(channel, [READY, 0, 0], None)?;
@@ -116,8 +148,26 @@ pub(crate) fn report_failed(channel: BorrowedFd<'_>, step: usize, errno: Errno) 
     let _ = send(channel, [FAILED, step as u32, errno.raw_os_error().cast_unsigned()], None);
 }
 
+/// Child: last words, of a hook.
+pub(crate) fn report_hook_failed(channel: BorrowedFd<'_>, step: usize, ending: Ending, said: &[u8]) {
+    let ending = match ending {
+        Ending::Status(status) => status,
+        Ending::TimedOut => TIMED_OUT,
+        Ending::NotRun(errno) => NOT_RUN | errno.raw_os_error().cast_unsigned(),
+    };
+    let _ = send_with(channel, [HOOK_FAILED, step as u32, ending], said, None);
+}
+
+fn ending_from(number: u32) -> Ending {
+    match number {
+        NOT_RUN.. => Ending::NotRun(Errno::from_raw_os_error((number & !NOT_RUN).cast_signed())),
+        TIMED_OUT.. => Ending::TimedOut,
+        status => Ending::Status(status),
+    }
+}
+
 fn wait_for_go(channel: BorrowedFd<'_>) -> Result<(), Errno> {
-    match receive(channel)? {
+    match receive(channel, &mut [])? {
         Some(_) => Ok(()),
         None => Err(Errno::CONNRESET),
     }
@@ -132,6 +182,10 @@ fn bytes(message: Message) -> [u8; SIZE] {
 }
 
 fn send(channel: BorrowedFd<'_>, message: Message, fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+    send_with(channel, message, &[], fd)
+}
+
+fn send_with(channel: BorrowedFd<'_>, message: Message, text: &[u8], fd: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
     let bytes = bytes(message);
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
@@ -140,19 +194,21 @@ fn send(channel: BorrowedFd<'_>, message: Message, fd: Option<BorrowedFd<'_>>) -
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
     loop {
-        match sendmsg(channel, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL) {
+        match sendmsg(channel, &[IoSlice::new(&bytes), IoSlice::new(text)], &mut control, SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => {}
             other => return other.map(|_| ()),
         }
     }
 }
 
-fn receive(channel: BorrowedFd<'_>) -> Result<Option<(Message, Option<OwnedFd>)>, Errno> {
+/// A message, a descriptor that came with it, and how many bytes of `text` did.
+fn receive(channel: BorrowedFd<'_>, text: &mut [u8]) -> Result<Option<(Message, Option<OwnedFd>, usize)>, Errno> {
     let mut bytes = [0; SIZE];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut slices = [IoSliceMut::new(&mut bytes), IoSliceMut::new(text)];
     let received = loop {
-        match recvmsg(channel, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match recvmsg(channel, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC) {
             Err(Errno::INTR) => {}
             // The other end closed while a message of ours was unread.
             Err(Errno::CONNRESET) => return Ok(None),
@@ -172,5 +228,5 @@ fn receive(channel: BorrowedFd<'_>) -> Result<Option<(Message, Option<OwnedFd>)>
     for (to, from) in message.iter_mut().zip(bytes.as_chunks::<4>().0) {
         *to = u32::from_ne_bytes(*from);
     }
-    Ok(Some((message, fd)))
+    Ok(Some((message, fd, received.bytes.saturating_sub(SIZE))))
 }

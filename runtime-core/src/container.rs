@@ -16,6 +16,7 @@ mod record;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
@@ -24,15 +25,18 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 pub use error::{Error, ErrorKind};
+use record::Poststop;
 
 use crate::cgroup::{self, Cgroup, CgroupPath};
 use crate::children::{Child, Children};
+use crate::hooks::{self, Runner};
 use crate::host::{CgroupLayout, Hierarchy, Host};
 use crate::plan::rootfs::Mount;
 use crate::plan::seccomp::{Cache, Filter};
 use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
 use crate::spawn::{self, Gated};
-use crate::step::{SourceIndex, Step};
+use crate::state::{Identity, Status};
+use crate::step::{HookKind, SourceIndex, Step};
 use crate::sys::send_signal;
 
 /// The signature of a root file system's mounts, as containerd hands them over.
@@ -107,6 +111,9 @@ pub struct Container {
     pid: Pid,
     init: OwnedFd,
     gate: Mutex<Option<Gated>>,
+    children: Arc<Children>,
+    /// The poststop hooks have run: delete may be repeated.
+    poststop: AtomicBool,
 }
 
 impl Container {
@@ -133,7 +140,7 @@ impl Container {
             seccomp: seccomp.as_deref().cloned(),
             home: None,
         })?;
-        let mut made = Made::record(request.bundle, &cgroup_path)?;
+        let mut made = Made::record(identity(&request), &cgroup_path)?;
         let cgroup = made.cgroup(&cgroup_path, resources(spec))?;
         let attachment = cgroup.attachment()?;
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
@@ -142,7 +149,18 @@ impl Container {
         {
             passwd::set_home(&mut plan.program.env, rootfs.as_fd(), process.user().uid());
         }
-        let (child, gate) = spawn::spawn(plan, sources, &attachment, request.stdio.files(), &runtime.children)?;
+        let hooks = Runner { container: identity(&request), children: &runtime.children };
+        let at_hooks = |pid| hooks.create(pid);
+        let spawned = spawn::spawn(plan, sources, &attachment, request.stdio.files(), &runtime.children, &at_hooks);
+        let (child, gate) = match spawned {
+            Err(spawn::Error::Hook(error)) => {
+                drop(made);
+                // The error that brought us here is the one to tell.
+                let _ = hooks.run_all(HookKind::Poststop, Status::Stopped, None);
+                return Err(spawn::Error::Hook(error).into());
+            }
+            spawned => spawned?,
+        };
         let init = match record::write_pid(request.bundle, child.pid)
             .and_then(|()| child.pidfd.try_clone().map_err(Error::Descriptor))
         {
@@ -162,6 +180,8 @@ impl Container {
             pid: child.pid,
             init,
             gate: Mutex::new(gate),
+            children: runtime.children.clone(),
+            poststop: AtomicBool::new(false),
         };
         Ok((container, child))
     }
@@ -169,7 +189,18 @@ impl Container {
     /// Opens the gate, and returns when the program has been executed.
     pub fn start(&self) -> Result<(), Error> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Ok(gate.ok_or(Error::Started)?.open()?)
+        gate.ok_or(Error::Started)?.open()?;
+        if let Err(error) = self.hooks().run(HookKind::Poststart, Status::Running, Some(self.pid)) {
+            // It may have ended by itself.
+            let _ = self.signal(Signal::KILL.as_raw());
+            return Err(spawn::Error::Hook(error).into());
+        }
+        Ok(())
+    }
+
+    fn hooks(&self) -> Runner<'_> {
+        let container = Identity { id: &self.id, bundle: &self.bundle, spec: &self.spec };
+        Runner { container, children: &self.children }
     }
 
     /// Runs one more process in the container; returns when its program has been executed.
@@ -199,7 +230,8 @@ impl Container {
         if let Some(root) = self.root_of_init() {
             passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
         }
-        let (child, _) = spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children)?;
+        let (child, _) =
+            spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children, &|_| Ok(()))?;
         Ok(child)
     }
 
@@ -229,12 +261,16 @@ impl Container {
         Ok(self.cgroup.update(resources)?)
     }
 
-    /// Ends what still runs and takes everything away. What is gone already is no error.
-    pub fn delete(&self) -> Result<(), Error> {
+    /// Ends what still runs and takes everything away. What is gone already is no error. What comes back are the poststop
+    /// hooks that failed, which OCI wants logged.
+    pub fn delete(&self) -> Result<Vec<hooks::Error>, Error> {
         self.cgroup.signal_all(Signal::KILL)?;
         self.cgroup.remove()?;
         record::remove(&self.bundle);
-        Ok(())
+        if self.poststop.swap(true, Ordering::Relaxed) {
+            return Ok(Vec::new());
+        }
+        Ok(self.hooks().run_all(HookKind::Poststop, Status::Stopped, None))
     }
 
     /// The root that the first process sees, as long as there is one.
@@ -266,9 +302,9 @@ struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    fn record(bundle: &'a Path, cgroup: &CgroupPath) -> Result<Self, Error> {
-        let made = Self { bundle, cgroup: None, kept: false };
-        record::write(bundle, cgroup)?;
+    fn record(container: Identity<'a>, cgroup: &CgroupPath) -> Result<Self, Error> {
+        let made = Self { bundle: container.bundle, cgroup: None, kept: false };
+        record::write(container, cgroup)?;
         Ok(made)
     }
 
@@ -303,14 +339,17 @@ pub fn is_recorded(bundle: &Path) -> bool {
 }
 
 /// Cleans up after a process that had containers and died: from what is on disk alone. What is gone already is no error.
-pub fn destroy(bundle: &Path) -> Result<(), Error> {
-    let Some(path) = record::cgroup(bundle)? else { return Ok(()) };
-    if let Some(cgroup) = Cgroup::open(&path)? {
+/// What comes back are the poststop hooks that failed.
+pub fn destroy(bundle: &Path, children: &Children) -> Result<Vec<hooks::Error>, Error> {
+    let Some(record) = record::read(bundle)? else { return Ok(Vec::new()) };
+    if let Some(cgroup) = Cgroup::open(&record.cgroup)? {
         cgroup.signal_all(Signal::KILL)?;
         cgroup.remove()?;
     }
     record::remove(bundle);
-    Ok(())
+    let Some(Poststop { id, spec }) = &record.poststop else { return Ok(Vec::new()) };
+    let runner = Runner { container: Identity { id, bundle, spec }, children };
+    Ok(runner.run_all(HookKind::Poststop, Status::Stopped, None))
 }
 
 /// A root file system that is in place already must be a directory itself: a symlink could be pointed elsewhere.
@@ -326,7 +365,11 @@ fn check_rootfs(request: &CreateRequest<'_>) -> Result<(), Error> {
 }
 
 fn rootfs_of(plan: &InitPlan) -> Option<SourceIndex> {
-    plan.steps.iter().find_map(|step| if let Step::AttachRootfs(source) = step { Some(*source) } else { None })
+    plan.steps.iter().find_map(|step| if let Step::AttachRootfs { source, .. } = step { Some(*source) } else { None })
+}
+
+fn identity<'a>(request: &CreateRequest<'a>) -> Identity<'a> {
+    Identity { id: request.id, bundle: request.bundle, spec: request.spec }
 }
 
 fn resources(spec: &Spec) -> Option<&LinuxResources> {

@@ -4,6 +4,7 @@
 //! that fails goes up to the parent as (index, errno), and the child is gone. The parent owns all words.
 
 mod dev;
+mod hook;
 mod identity;
 mod in_root;
 mod mounts;
@@ -14,7 +15,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::channel::{report_failed, wait_at_gate};
+use crate::channel::{ask_for_hooks, report_failed, wait_at_gate};
 use crate::plan::InitPlan;
 use crate::step::{SLOTS, Slot, SourceIndex, Step};
 use crate::sys;
@@ -31,8 +32,15 @@ pub(crate) struct Init<'a> {
     /// The program's arguments and environment, as execve(2) takes them.
     args: Vec<*const c_char>,
     env: Vec<*const c_char>,
+    hooks: Vec<hook::Arguments>,
+    /// How many of them have run.
+    hooks_run: usize,
+    /// Index of the step that is being carried out.
+    step: usize,
     /// The container's root.
     root: Option<OwnedFd>,
+    /// The root is attached somewhere below `/`, not over it.
+    root_below: bool,
     /// A procfs of our own.
     procfs: Option<OwnedFd>,
     /// An empty tmpfs that covers masked directories, once it is attached somewhere.
@@ -65,7 +73,11 @@ impl<'a> Init<'a> {
             channel,
             args: plan.program.args.pointers(),
             env: plan.program.env.pointers(),
+            hooks: hook::arguments(plan),
+            hooks_run: 0,
+            step: 0,
             root: None,
+            root_below: false,
             procfs: None,
             empty: None,
             null_attached: false,
@@ -97,6 +109,7 @@ impl<'a> Init<'a> {
         rustix::process::umask(rustix::fs::Mode::empty());
         let plan = self.plan;
         for (index, step) in plan.steps.iter().enumerate() {
+            self.step = index;
             if let Err(errno) = self.act(step) {
                 report_failed(self.channel, index, errno);
                 sys::exit(1);
@@ -127,12 +140,15 @@ impl<'a> Init<'a> {
             Step::LoopbackUp => namespaces::loopback_up(),
             Step::RootPropagation(propagation) => mounts::root_propagation(*propagation),
             Step::RootfsPropagation(propagation) => mounts::propagate(self.root()?, *propagation),
-            Step::AttachRootfs(source) => self.attach_rootfs(*source),
+            Step::EnterRootPath(path) => rustix::process::chdir(path.as_c_str()),
+            Step::AttachRootfs { source, here } => self.attach_rootfs(*source, *here),
             Step::OpenRoot => self.open_root(),
             Step::OpenProcfs => self.open_procfs(),
             Step::Mount(mount) => self.mount(mount),
             Step::Device(device) => self.device(device),
             Step::Symlink { target, path } => self.symlink(target, path),
+            Step::RuntimeHooks => ask_for_hooks(self.channel),
+            Step::Hook(hook) => self.run_hook(hook),
             Step::PivotRoot { no_pivot } => self.pivot_root(*no_pivot),
             Step::Readonly(slot) => mounts::readonly(self.slot(*slot)?),
             Step::ReadonlyRoot => mounts::readonly(self.root()?),

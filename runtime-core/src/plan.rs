@@ -10,6 +10,7 @@ mod devices;
 mod display;
 mod draft;
 mod error;
+pub(crate) mod hooks;
 mod identity;
 mod idmap;
 mod mounts;
@@ -135,15 +136,16 @@ impl InitPlan {
         let labels = &labels(process, None, input.host)?;
         let seccomp = input.seccomp.as_ref();
         let tail = Tail { process, container: None, linux, host: input.host, labels, seccomp };
+        let hooks = hooks::Checked::parse(input)?;
 
         let mut draft = Draft::default();
-        enter(input, &namespaces, process, &mut draft)?;
-        let readonly = root(input, linux, &namespaces, &mut draft)?;
+        enter(input, &namespaces, process, hooks.as_ref(), &mut draft)?;
+        let readonly = root(input, linux, &namespaces, hooks.as_ref(), &mut draft)?;
         stdio(input, process, &mut draft)?;
         confine(input, linux, &namespaces, labels, readonly, &mut draft)?;
         tail.become_user(&mut draft)?;
         draft.step(Step::Gate);
-        tail.execute(&mut draft);
+        tail.execute(hooks.as_ref(), &mut draft)?;
         let maps = if namespaces.is_new(Namespace::User) { Some(namespaces::id_maps(linux)?) } else { None };
         if namespaces.joined(Namespace::User).is_some() && linux.uid_mappings().is_some() {
             draft.warn("linux.uidMappings: ignored, the user namespace is joined by path and has its own");
@@ -170,7 +172,7 @@ impl InitPlan {
         }
         draft.step(terminal(process, input.terminal, false)?);
         tail.become_user(&mut draft)?;
-        tail.execute(&mut draft);
+        tail.execute(None, &mut draft)?;
         finish(draft, 0, None, process, input.home)
     }
 }
@@ -198,10 +200,19 @@ fn finish(
 }
 
 /// Into the cgroup, the keyring and the namespaces.
-fn enter(input: &Input<'_>, namespaces: &Namespaces, process: &Process, draft: &mut Draft) -> Result<(), Error> {
+fn enter(
+    input: &Input<'_>,
+    namespaces: &Namespaces,
+    process: &Process,
+    hooks: Option<&hooks::Checked<'_>>,
+    draft: &mut Draft,
+) -> Result<(), Error> {
     draft.step(Step::JoinCgroup);
     identity::oom_score_adj(process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
+    if hooks.is_some_and(|hooks| mounts::is_attached_at_path(namespaces, hooks)) {
+        draft.step(Step::EnterRootPath(mounts::root_path(input)?));
+    }
     if namespaces.own(Namespace::User) {
         identity::early_rlimits(process, draft);
     }
@@ -223,7 +234,13 @@ fn keyring(id: &str, none: bool, draft: &mut Draft) -> Result<(), Error> {
 }
 
 /// Everything that is mounted and made below the new root, and the pivot into it.
-fn root(input: &Input<'_>, linux: &Linux, namespaces: &Namespaces, draft: &mut Draft) -> Result<Vec<Slot>, Error> {
+fn root(
+    input: &Input<'_>,
+    linux: &Linux,
+    namespaces: &Namespaces,
+    hooks: Option<&hooks::Checked<'_>>,
+    draft: &mut Draft,
+) -> Result<Vec<Slot>, Error> {
     let propagation = root_propagation(linux, input.no_pivot_root)?;
     let default = Propagation { kind: libc::MS_SLAVE, recursive: true };
     draft.step(Step::RootPropagation(propagation.unwrap_or(default)));
@@ -232,6 +249,7 @@ fn root(input: &Input<'_>, linux: &Linux, namespaces: &Namespaces, draft: &mut D
         namespaces,
         slave_first: propagation.is_none_or(|propagation| propagation.kind != libc::MS_SHARED),
         label: confine::mount_label(linux, input.host)?,
+        at_path: hooks.is_some_and(|hooks| mounts::is_attached_at_path(namespaces, hooks)),
     };
     mounts::rootfs(&context, draft)?;
     if linux.sysctl().as_ref().is_some_and(|sysctls| !sysctls.is_empty()) {
@@ -239,6 +257,7 @@ fn root(input: &Input<'_>, linux: &Linux, namespaces: &Namespaces, draft: &mut D
     }
     let readonly = mounts::compile(&context, draft)?;
     devices::compile(input.spec, linux, namespaces.own(Namespace::User), input.host, draft)?;
+    hooks.map_or(Ok(()), |hooks| hooks.create(draft))?;
     draft.step(Step::PivotRoot { no_pivot: input.no_pivot_root });
     draft.steps.extend(propagation.map(Step::RootfsPropagation));
     if namespaces.enters_pid(input.host) == Some(EntersPid::AfterPivot) {

@@ -3,11 +3,13 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use crate::cgroup::Attachment;
 use crate::channel::{Channel, Report};
 use crate::children::{Child, Children, Exit};
 use crate::errno::text;
+use crate::hooks;
 use crate::init::Init;
 use crate::plan::InitPlan;
 use crate::sources;
@@ -40,6 +42,9 @@ pub enum Error {
     /// clone3 itself.
     #[error("clone the container's process: {}", text(*.0))]
     Clone(#[source] Errno),
+    /// A hook, which stops what it was run for.
+    #[error(transparent)]
+    Hook(#[from] hooks::Error),
     /// The ids of a user namespace.
     #[error(transparent)]
     IdMap(#[from] WriteMap),
@@ -83,6 +88,7 @@ pub(crate) fn spawn(
     attachment: &Attachment<'_>,
     stdio: Option<&[OwnedFd; 3]>,
     children: &Children,
+    at_hooks: &dyn Fn(Pid) -> Result<(), hooks::Error>,
 ) -> Result<(Child, Option<Gated>), Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Channel)?;
     let spawning = children.spawning();
@@ -97,7 +103,8 @@ pub(crate) fn spawn(
     };
     spawning.born(pid);
     drop((theirs, sources));
-    let mut talk = Talk { plan, channel: ours, child: Child { pid, pidfd, console: None }, first: None, children };
+    let mut talk =
+        Talk { plan, channel: ours, child: Child { pid, pidfd, console: None }, first: None, children, at_hooks };
     let outcome = talk.run(&spawning);
     talk.end(outcome)
 }
@@ -110,6 +117,8 @@ struct Talk<'a> {
     /// The process that [`Step::EnterPidNamespace`] ended.
     first: Option<Child>,
     children: &'a Children,
+    /// Runs the hooks of our own namespaces.
+    at_hooks: &'a dyn Fn(Pid) -> Result<(), hooks::Error>,
 }
 
 enum Outcome {
@@ -133,6 +142,11 @@ impl Talk<'_> {
                     self.first = Some(std::mem::replace(&mut self.child, born));
                 }
                 Some(Report::Console(master)) => self.child.console = Some(master),
+                Some(Report::Hooks) => {
+                    (self.at_hooks)(self.child.pid)?;
+                    self.channel.go().map_err(Error::Channel)?;
+                }
+                Some(Report::HookFailed { step, ending, said }) => return Err(hook(&self.plan, step, ending, said)),
                 Some(Report::Ready) => return Ok(Outcome::AtGate),
                 Some(Report::Failed { step, errno }) => return Err(failed(&self.plan, step, errno)),
                 None => return self.closed(),
@@ -170,9 +184,15 @@ impl Gated {
         self.channel.go().map_err(Error::Channel)?;
         match self.channel.report().map_err(Error::Channel)? {
             Some(Report::Failed { step, errno }) => Err(failed(&self.plan, step, errno)),
+            Some(Report::HookFailed { step, ending, said }) => Err(hook(&self.plan, step, ending, said)),
             _ => Ok(()),
         }
     }
+}
+
+fn hook(plan: &InitPlan, step: usize, ending: hooks::Ending, said: String) -> Error {
+    let hook = plan.describe(step).map(|step| step.to_string()).unwrap_or_default();
+    hooks::Error { hook, ending, said }.into()
 }
 
 fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {

@@ -4,11 +4,13 @@
 //! without a heap, and it prints itself, so that a person can read the plan and an error can name the step.
 //! Paths called `InRoot` are relative to the container's root and are resolved beneath it (openat2 `RESOLVE_IN_ROOT`).
 
+mod hook;
 mod in_root;
 mod mount;
 
 use std::ffi::CString;
 
+pub use hook::{HookKind, HookStep};
 pub use in_root::InRoot;
 pub use mount::{Attributes, Filesystem, MountSource, MountStep, Propagation};
 
@@ -233,8 +235,16 @@ pub enum Step {
     RootPropagation(Propagation),
     /// Make the propagation of the container's root what `rootfsPropagation` says, after the pivot.
     RootfsPropagation(Propagation),
-    /// Attach the root file system (over `/` of the child's own mount namespace) and keep its descriptor as *the root*.
-    AttachRootfs(SourceIndex),
+    /// Go to the directory of the host that `root.path` names, where hooks look for the root file system. Before a user
+    /// namespace takes the right to walk there; a new mount namespace takes the place along.
+    EnterRootPath(CString),
+    /// Attach the root file system and keep its descriptor as *the root*.
+    AttachRootfs {
+        /// Which one.
+        source: SourceIndex,
+        /// Where [`Step::EnterRootPath`] went, instead of over `/` of the child's own mount namespace.
+        here: bool,
+    },
     /// The root of an exec: `/` of the mount namespace just joined.
     OpenRoot,
     /// A detached procfs of our own, that nothing can be mounted over, kept for labels and sysctls.
@@ -250,6 +260,10 @@ pub enum Step {
         /// Where it stands.
         path: InRoot,
     },
+    /// Let the parent run the hooks of its namespaces (prestart, createRuntime), and wait.
+    RuntimeHooks,
+    /// Run a hook in the container's namespaces, and wait for its end.
+    Hook(Box<HookStep>),
     /// pivot_root(2) into the root, and the old root gone. chroot(2) after moving the mount where pivoting is not wanted.
     PivotRoot {
         /// `MS_MOVE` and chroot(2) instead (runc's `--no-pivot`, for a rootfs on a ramdisk).
@@ -341,7 +355,9 @@ impl Step {
     #[must_use]
     pub fn source(&self) -> Option<SourceIndex> {
         match self {
-            Self::AttachRootfs(source) | Self::Join { source, .. } | Self::JoinInit { source, .. } => Some(*source),
+            Self::AttachRootfs { source, .. } | Self::Join { source, .. } | Self::JoinInit { source, .. } => {
+                Some(*source)
+            }
             Self::Mask { null, .. } => Some(*null),
             Self::Mount(mount) => match mount.source {
                 MountSource::Opened { source, .. } => Some(source),

@@ -10,7 +10,7 @@ mod mount;
 mod privilege;
 mod wait;
 
-pub(crate) use clone::{CloneRequest, Cloned, clone_again, clone_into, exit};
+pub(crate) use clone::{CloneRequest, Cloned, clone_again, clone_into, exit, fork};
 pub(crate) use mount::{MountAttr, RECURSIVE, mount_setattr};
 pub(crate) use privilege::{
     block_signals, close_from, close_range, cwd_is_reachable, dup_to_stdio, execve, join_session_keyring,

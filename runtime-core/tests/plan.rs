@@ -168,7 +168,10 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
         (linux(json!({ "personality": { "domain": "LINUX32" } })), "linux.personality is not supported"),
         (linux(json!({ "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets is not supported"),
         (linux(json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x" } })), "linux.seccomp.listenerPath is not supported"),
-        (json!({ "hooks": { "createRuntime": [{ "path": "/bin/true" }] } }), "hooks.createRuntime is not supported"),
+        (json!({ "hooks": { "createRuntime": [{ "path": "true" }] } }), "hooks.createRuntime[0].path \"true\": must be an absolute path"),
+        (json!({ "hooks": { "poststop": [{ "path": "" }] } }), "hooks.poststop[0].path must not be empty"),
+        (json!({ "hooks": { "poststart": [{ "path": "/bin/true", "timeout": 0 }] } }), "hooks.poststart[0].timeout \"0\": must be greater than zero"),
+        (json!({ "hooks": { "prestart": [{ "path": "/bin/true", "args": ["a\0b"] }] } }), "hooks.prestart[0].args \"a\\0b\" contains a null byte"),
         (json!({ "vm": { "kernel": { "path": "/k" } } }), "vm is not supported"),
     ]
 }

@@ -9,6 +9,7 @@ use crate::client::{Client, Failure};
 use crate::convert::timestamp;
 use containerd_shim_protos::api::{DeleteRequest, DeleteResponse, KillRequest, StateRequest, WaitRequest};
 use protobuf::Message;
+use runtime_core::children::Children;
 use rustix::process::Signal;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -54,7 +55,9 @@ pub fn delete(args: &Args) -> Result<(), Error> {
         delete_by_server(&socket.address(), &args.id);
     }
     let failed = |source| Error::Destroy { id: args.id.clone(), source };
-    runtime_core::container::destroy(&bundle).map_err(failed)?;
+    for error in runtime_core::container::destroy(&bundle, &Children::default()).map_err(failed)? {
+        eprintln!("after delete: {error}");
+    }
     if let Some(socket) = &socket {
         socket.remove_if_dead();
     }

@@ -23,15 +23,21 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 impl Init<'_> {
     /// Attaches the root file system over `/` of this mount namespace. `/` itself stays the old root for path lookups,
-    /// and needs no directory of the host's.
-    pub(super) fn attach_rootfs(&mut self, source: SourceIndex) -> Result<(), Errno> {
+    /// and needs no directory of the host's. With `here` it goes to the working directory, where hooks look for it.
+    pub(super) fn attach_rootfs(&mut self, source: SourceIndex, here: bool) -> Result<(), Errno> {
         let rootfs = self.source(source)?;
         // A copy of a shared mount is its peer: the host would see what is mounted below, and pivot_root(2) refuses it.
         change(rootfs, RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
         // Private, or the host would see the attachment, and pivot_root(2) refuses a shared parent.
-        rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE)?;
-        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        rustix::mount::move_mount(rootfs, c"", CWD, c"/", flags)?;
+        if here {
+            let place = rustix::fs::open(c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+            make_mount_of_cwd_private()?;
+            attach(rootfs, place.as_fd())?;
+        } else {
+            rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE)?;
+            over_slash(rootfs)?;
+        }
+        self.root_below = here;
         self.root = Some(fcntl_dupfd_cloexec(rootfs, 3)?);
         Ok(())
     }
@@ -119,8 +125,11 @@ impl Init<'_> {
         rustix::process::chdir(c"/")
     }
 
-    /// The new root is stacked over `/` already: entering it is all that is left where pivoting is not possible.
+    /// The new root is stacked over `/`, by now: entering it is all that is left where pivoting is not possible.
     fn chroot(&self) -> Result<(), Errno> {
+        if self.root_below {
+            over_slash(self.root()?)?;
+        }
         rustix::process::chroot(c".")?;
         rustix::process::chdir(c"/")
     }
@@ -193,6 +202,22 @@ fn change(mount: BorrowedFd<'_>, flags: u32, attributes: Attributes, propagation
     }
     let attr = MountAttr { set: attributes.set, clear: attributes.clear, propagation, userns_fd: 0 };
     mount_setattr(mount, flags, attr)
+}
+
+fn over_slash(mount: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::mount::move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Walks up to the root of the mount that the working directory is on: only there its propagation can be changed.
+fn make_mount_of_cwd_private() -> Result<(), Errno> {
+    const DEEPEST: usize = libc::PATH_MAX as usize / 2;
+    for _ in 0..DEEPEST {
+        match rustix::mount::mount_change(c".", MountPropagationFlags::PRIVATE) {
+            Err(Errno::INVAL) => rustix::process::chdir(c"..")?,
+            other => return other,
+        }
+    }
+    Err(Errno::INVAL)
 }
 
 /// Puts a detached mount on a target, both by descriptor.

@@ -4,8 +4,10 @@ use std::ffi::{CStr, CString};
 use std::fmt::{self, Display, Formatter};
 
 use super::{IdMaps, InitPlan, capabilities};
+use crate::hooks;
+use crate::program::CStringArray;
 use crate::step::{
-    Attributes, Filesystem, Idmap, MountSource, MountStep, Namespace, Propagation, Source, SourceIndex, Step,
+    Attributes, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, Propagation, Source, SourceIndex, Step,
 };
 
 /// A step together with the plan that it belongs to, so that it can name what its sources are.
@@ -58,7 +60,10 @@ impl Display for Described<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.step {
             Step::Mount(mount) => self.mount(mount, f),
-            Step::AttachRootfs(source) => write!(f, "attach the root: {}", self.source(*source, f.alternate())),
+            Step::AttachRootfs { source, here } => {
+                let place = if *here { " at its path" } else { "" };
+                write!(f, "attach the root{place}: {}", self.source(*source, f.alternate()))
+            }
             Step::Join { source, kind, before_user } => {
                 let later = if *before_user { ", or later if it is the user namespace's" } else { "" };
                 write!(f, "join the {} namespace {}{later}", kind.name(), self.source(*source, false))
@@ -161,6 +166,21 @@ impl Display for Propagation {
     }
 }
 
+impl Display for HookStep {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let name = hooks::name(self.kind, self.index, &text(&self.path));
+        if !f.alternate() {
+            return f.write_str(&name);
+        }
+        write!(f, "run {name}")?;
+        self.args.iter().try_for_each(|arg| write!(f, " {arg:?}"))?;
+        for entry in self.env.iter().flat_map(CStringArray::iter) {
+            write!(f, ", env {entry:?}")?;
+        }
+        self.timeout.map_or(Ok(()), |seconds| write!(f, ", at most {seconds} s"))
+    }
+}
+
 impl Display for Step {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         if let Some(fixed) = fixed(self) {
@@ -185,7 +205,9 @@ impl Display for Step {
             Self::Unshare(unshared) => write!(f, "unshare{}", flags(*unshared)),
             Self::RootPropagation(propagation) => write!(f, "make / {propagation}"),
             Self::RootfsPropagation(propagation) => write!(f, "make the container's / {propagation}"),
-            Self::AttachRootfs(source) => write!(f, "attach the root (source {})", source.0),
+            Self::EnterRootPath(path) => write!(f, "go to {}", text(path)),
+            Self::AttachRootfs { source, .. } => write!(f, "attach the root (source {})", source.0),
+            Self::Hook(hook) => hook.fmt(f),
             Self::Device(_) | Self::Symlink { .. } => self.node(f),
             Self::Readonly(slot) => write!(f, "make the mount in slot {} read-only", slot.0),
             Self::Console { size, bind, uid } => {
@@ -268,6 +290,7 @@ fn fixed(step: &Step) -> Option<&'static str> {
         Step::LoopbackUp => "bring lo up",
         Step::OpenRoot => "open the container's root",
         Step::OpenProcfs => "open a procfs of our own",
+        Step::RuntimeHooks => "let the parent run hooks",
         Step::PivotRoot { no_pivot: false } => "pivot_root",
         Step::PivotRoot { no_pivot: true } => "move the root and chroot",
         Step::ReadonlyRoot => "make the root read-only",

@@ -6,10 +6,11 @@ use std::path::Path;
 use oci_spec::runtime::Mount;
 
 use super::draft::{Draft, c_string, host_path, in_root, text};
+use super::hooks::Checked;
 use super::namespaces::{EntersPid, Namespaces};
 use super::options::{Options, RDONLY};
 use super::{Error, Input, cgroupfs, idmap};
-use crate::step::{Filesystem, InRoot, MountSource, MountStep, Slot, Source, Step};
+use crate::step::{Filesystem, InRoot, MountSource, MountStep, Namespace, Slot, Source, Step};
 
 /// The files of procfs that lxcfs and others may cover; runc's `checkProcMount`.
 const OVER_PROC: [&str; 10] = [
@@ -33,6 +34,8 @@ pub(super) struct Context<'a> {
     pub slave_first: bool,
     /// `linux.mountLabel`.
     pub label: Option<&'a str>,
+    /// The root is attached where `root.path` says, not over `/`.
+    pub at_path: bool,
 }
 
 /// One entry of `mounts`, read but not yet decided on.
@@ -186,26 +189,36 @@ fn filesystem(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Re
     Ok(step)
 }
 
+/// Hooks look for the container at the path that config.json names, in the mount namespace of its process, and expect the
+/// host around it. In a mount namespace of somebody else there is no such place.
+pub(super) fn is_attached_at_path(namespaces: &Namespaces, hooks: &Checked<'_>) -> bool {
+    hooks.before_pivot() && namespaces.is_new(Namespace::Mount)
+}
+
+/// `root.path` on the host.
+pub(super) fn root_path(input: &Input<'_>) -> Result<CString, Error> {
+    let root = input.spec.root().as_ref().ok_or_else(|| Error::missing("root"))?;
+    match text(root.path()) {
+        "" => Err(Error::missing("root.path")),
+        path => host_path("root.path", path, input.bundle),
+    }
+}
+
 /// The root file system and what the snapshotter nests below it.
 pub(super) fn rootfs(context: &Context<'_>, draft: &mut Draft) -> Result<(), Error> {
-    let spec = context.input.spec;
-    let root = spec.root().as_ref().ok_or_else(|| Error::missing("root"))?;
+    let here = context.at_path;
     if context.input.rootfs.is_empty() {
-        let path = text(root.path());
-        if path.is_empty() {
-            return Err(Error::missing("root.path"));
-        }
-        let path = host_path("root.path", path, context.input.bundle)?;
-        let source = draft.source(Source::Tree { path, recursive: true });
-        draft.step(Step::AttachRootfs(source));
+        let source = draft.source(Source::Tree { path: root_path(context.input)?, recursive: true });
+        draft.step(Step::AttachRootfs { source, here });
         return Ok(());
     }
+    context.input.spec.root().as_ref().ok_or_else(|| Error::missing("root"))?;
     for (index, mount) in context.input.rootfs.iter().enumerate() {
         let field = format!("rootfs[{index}]");
         let mut options = Options::parse(&format!("{field}.options"), &mount.options)?;
         let source = snapshot(&field, mount, &mut options, context.input.bundle)?;
         if index == 0 {
-            attach(&field, mount, &options, source, draft)?;
+            attach(&field, mount, &options, source, here, draft)?;
         } else {
             nest(&field, mount, options, source, context, draft)?;
         }
@@ -218,6 +231,7 @@ fn attach(
     mount: &super::rootfs::Mount,
     options: &Options,
     source: Source,
+    here: bool,
     draft: &mut Draft,
 ) -> Result<(), Error> {
     if !matches!(mount.target.as_str(), "" | "/") {
@@ -225,7 +239,7 @@ fn attach(
     }
     let bound = source.is_tree();
     let source = draft.source(source);
-    draft.step(Step::AttachRootfs(source));
+    draft.step(Step::AttachRootfs { source, here });
     if bound && options.set & !RDONLY != 0 {
         return Err(Error::unsupported(format!("{field}.options of a bind but ro, rw, bind, rbind")));
     }

@@ -4,6 +4,7 @@ use oci_spec::runtime::{Linux, PosixRlimit, Process, User};
 
 use super::confine::Labels;
 use super::draft::{Draft, c_string};
+use super::hooks::Checked;
 use super::{Error, capabilities, identity, program};
 use crate::host::Host;
 use crate::step::{Seccomp, Step};
@@ -54,12 +55,15 @@ impl Tail<'_> {
     }
 
     /// The very last: with no_new_privs the filter comes as late as possible, so that it need not allow what we do.
-    pub fn execute(&self, draft: &mut Draft) {
+    /// Hooks of the container's may be the image's: they have no more rights than the program.
+    pub fn execute(&self, hooks: Option<&Checked<'_>>, draft: &mut Draft) -> Result<(), Error> {
         draft.step(Step::ResetSignals);
         if let Some(seccomp) = self.seccomp.filter(|_| self.no_new_privileges()) {
             draft.step(Step::Seccomp(seccomp.clone()));
         }
+        hooks.map_or(Ok(()), |hooks| hooks.start(draft))?;
         draft.step(Step::Exec);
+        Ok(())
     }
 
     fn user(&self) -> &User {

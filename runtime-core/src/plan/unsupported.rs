@@ -1,14 +1,11 @@
 //! What OCI has and Berth has not: refused by name, never ignored. An empty one asks for nothing.
 
-use oci_spec::runtime::{Hooks, Linux, Process, Spec};
+use oci_spec::runtime::{Linux, Process, Spec};
 
 use super::Error;
 
 /// Fields of the whole spec.
 pub(super) fn check_spec(spec: &Spec) -> Result<(), Error> {
-    if let Some(hook) = spec.hooks().as_ref().and_then(first_hook) {
-        return Err(Error::unsupported(format!("hooks.{hook}")));
-    }
     let present = [
         ("solaris", spec.solaris().is_some()),
         ("windows", spec.windows().is_some()),
@@ -16,19 +13,6 @@ pub(super) fn check_spec(spec: &Spec) -> Result<(), Error> {
         ("zos", spec.zos().is_some()),
     ];
     first(&present)
-}
-
-fn first_hook(hooks: &Hooks) -> Option<&'static str> {
-    #[allow(deprecated)] // prestart is deprecated in OCI, not gone
-    let lists = [
-        ("prestart", hooks.prestart()),
-        ("createRuntime", hooks.create_runtime()),
-        ("createContainer", hooks.create_container()),
-        ("startContainer", hooks.start_container()),
-        ("poststart", hooks.poststart()),
-        ("poststop", hooks.poststop()),
-    ];
-    lists.into_iter().find(|(_, list)| list.as_ref().is_some_and(|list| !list.is_empty())).map(|(name, _)| name)
 }
 
 /// Fields of `linux`.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use runtime_core::container::{Container, CreateRequest, Options, Runtime, Stdio as ContainerStdio, destroy};
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, runtime};
 use super::{Stop, Test};
 
 pub const TESTS: &[Test] = &[
@@ -86,8 +86,8 @@ fn killed() -> Result<(), Stop> {
         assert!(!matches!(state(pid), None | Some('Z')), "a running container ended with its parent");
     }
     for bundle in &bundles {
-        destroy(&bundle.dir)?;
-        destroy(&bundle.dir)?;
+        destroy(&bundle.dir, &runtime().children)?;
+        destroy(&bundle.dir, &runtime().children)?;
     }
     Ok(())
 }
@@ -98,17 +98,17 @@ fn killed_while_creating() -> Result<(), Stop> {
         let mut parent = spawn(&bundles);
         std::thread::sleep(delay);
         end(&mut parent);
-        destroy(&bundles[0].dir)?;
+        destroy(&bundles[0].dir, &runtime().children)?;
     }
     Ok(())
 }
 
 fn garbage() -> Result<(), Stop> {
     let bundle = Bundle::new();
-    destroy(&bundle.dir)?;
-    destroy(Path::new("/no/such/bundle"))?;
+    destroy(&bundle.dir, &runtime().children)?;
+    destroy(Path::new("/no/such/bundle"), &runtime().children)?;
     fs::write(bundle.dir.join("berth.json"), "{}")?;
-    let text = destroy(&bundle.dir).err().ok_or("destroyed")?.to_string();
+    let text = destroy(&bundle.dir, &runtime().children).err().ok_or("destroyed")?.to_string();
     assert!(text.contains("berth.json is not a state file of berth"), "{text}");
     fs::remove_file(bundle.dir.join("berth.json"))?;
     Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use runtime_core::container::{ErrorKind, destroy};
 use serde_json::json;
 
-use super::bundle::{Bundle, files, shell};
+use super::bundle::{Bundle, files, runtime, shell};
 use super::{Stop, Test};
 
 pub const TESTS: &[Test] = &[
@@ -67,8 +67,8 @@ fn dropped() -> Result<(), Stop> {
     assert!(!bundle.image("/ran").exists());
     drop(live);
     fs::write(bundle.dir.join("berth.json"), record)?;
-    destroy(&bundle.dir)?;
-    destroy(&bundle.dir)?;
+    destroy(&bundle.dir, &runtime().children)?;
+    destroy(&bundle.dir, &runtime().children)?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@ mod bundle;
 mod confine;
 mod crash;
 mod faults;
+mod hooks;
 mod hunt;
 mod identity;
 mod leftovers;
@@ -74,6 +75,7 @@ const TESTS: &[&[Test]] = &[
     mounts::TESTS,
     propagation::TESTS,
     rootfs::TESTS,
+    hooks::TESTS,
     crash::TESTS,
     faults::TESTS,
     hunt::TESTS,

@@ -54,7 +54,10 @@ impl Task {
             Err(_) => return Err(Error::DeleteRunning),
         };
         let container = record.clone();
-        blocking("delete", move || container.container.delete().map_err(Error::runtime("delete"))).await?;
+        let deleted = blocking("delete", move || container.container.delete().map_err(Error::runtime("delete")));
+        for error in deleted.await? {
+            tracing::warn!(id = record.id, error = %error, "after delete");
+        }
         // Nothing of the container is left to write, so this waits for the client's reading only.
         record.init.close_io(DRAIN).await;
         for (_, exec) in record.execs() {
