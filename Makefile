@@ -1,5 +1,6 @@
 # make build      the static binary, at target/release/containerd-shim-berth-v2
-# make test       every test, against three containerds; needs root
+# make test       every test, against three containerds and in guests; needs root
+# make test-guest what this host lacks (cgroup v2, systemd, AppArmor, SELinux), in guests that QEMU emulates
 # make demo       containers run by Berth on a private containerd, explained; needs root
 # make bench      Berth beside runc and crun; needs root and a few minutes
 # make lint       format, clippy, documentation, and what the crates may know of each other
@@ -21,7 +22,7 @@ endif
 export CARGO_BUILD_TARGET
 BUILT := $(or $(CARGO_TARGET_DIR),target)/$(CARGO_BUILD_TARGET)/release/$(NAME)
 
-.PHONY: build test demo bench lint lint-crates lint-names install deps setup clean
+.PHONY: build test test-guest demo bench lint lint-crates lint-names install deps setup clean
 
 build: deps
 	$(CARGO) build --release --locked -p shim
@@ -39,7 +40,13 @@ deps:
 	@tests/deps
 
 test: build setup
-	BERTH_SHIM=$(OUTPUT) $(CARGO) test --locked --workspace --no-fail-fast </dev/null
+	@status=0; set -x; \
+	BERTH_SHIM=$(OUTPUT) $(CARGO) test --locked --workspace --no-fail-fast </dev/null || status=$$?; \
+	CARGO='$(CARGO)' tests/guest/run || status=$$?; \
+	exit $$status
+
+test-guest: deps
+	CARGO='$(CARGO)' tests/guest/run
 
 demo: build setup
 	BERTH_SHIM=$(OUTPUT) examples/demo

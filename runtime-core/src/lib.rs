@@ -5,7 +5,6 @@ mod channel;
 pub mod children;
 pub mod container;
 mod errno;
-mod gate;
 pub mod hooks;
 pub mod host;
 mod init;

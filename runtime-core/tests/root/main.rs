@@ -17,7 +17,6 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod namespaces;
-mod outgrown;
 mod probe;
 mod propagation;
 mod races;
@@ -82,7 +81,6 @@ const TESTS: &[&[Test]] = &[
     hunt::TESTS,
     attacks::TESTS,
     races::TESTS,
-    outgrown::TESTS,
 ];
 
 fn trial((name, test): Test, root: bool) -> Trial {

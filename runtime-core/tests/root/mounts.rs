@@ -42,7 +42,8 @@ fn volume(bundle: &Bundle, destination: &str, options: &[&str]) -> Value {
 fn mount_of(mounts: &str, destination: &str) -> String {
     let line = mounts.lines().rfind(|line| line.split(' ').nth(1) == Some(destination));
     let words: Vec<&str> = line.unwrap_or_default().split(' ').collect();
-    if words.len() < 4 { String::new() } else { format!("{} {}", words[2], words[3]) }
+    // Kernels that are built so say this of every tmpfs.
+    if words.len() < 4 { String::new() } else { format!("{} {}", words[2], words[3].replace(",inode64", "")) }
 }
 
 fn kinds() -> Result<(), Stop> {
