@@ -142,7 +142,7 @@ fn ordered(plan: &InitPlan) {
         assert!(earlier.zip(later).is_none_or(|(earlier, later)| earlier < later), "{what}:\n{plan}");
     };
     assert_eq!(plan.steps.last(), Some(&Step::Exec), "{plan}");
-    let gates = plan.steps.iter().filter(|step| matches!(step, Step::Gate)).count();
+    let gates = plan.steps.iter().filter(|step| matches!(step, Step::Gate { .. })).count();
     let pivots = plan.steps.iter().filter(|step| matches!(step, Step::PivotRoot { .. })).count();
     assert!(gates <= 1 && pivots == gates, "{plan}");
     let pivot = first(|step| matches!(step, Step::PivotRoot { .. }));

@@ -41,6 +41,7 @@ pub struct Cgroup {
 
 #[derive(Debug)]
 enum Groups {
+    None,
     V1(v1::Groups),
     V2(v2::Group),
 }
@@ -76,6 +77,18 @@ impl Cgroup {
         Ok(groups.map(|groups| Cgroup { path, groups }))
     }
 
+    /// No cgroup: it is gone, or was never made. It holds no process, and keeps no limit.
+    #[must_use]
+    pub fn none(path: &CgroupPath) -> Cgroup {
+        Cgroup { path: path.clone(), groups: Groups::None }
+    }
+
+    /// Whether it is [`Cgroup::none`].
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        matches!(self.groups, Groups::None)
+    }
+
     /// Where it is, in a form that means the same to every process: for a state file.
     pub fn path(&self) -> &CgroupPath {
         &self.path
@@ -84,6 +97,7 @@ impl Cgroup {
     /// How a child gets into it.
     pub fn attachment(&self) -> Result<Attachment<'_>, Error> {
         Ok(match &self.groups {
+            Groups::None => Attachment { directory: None, tasks: Vec::new() },
             Groups::V1(groups) => Attachment { directory: groups.unified(), tasks: groups.tasks()? },
             Groups::V2(group) => Attachment { directory: Some(group.fd()), tasks: Vec::new() },
         })
@@ -103,6 +117,7 @@ impl Cgroup {
     /// Changes the limits that are given. Device rules are not touched.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         match &self.groups {
+            Groups::None => Err(self.absent()),
             Groups::V1(groups) => groups.update(resources),
             Groups::V2(group) => group.update(resources),
         }
@@ -111,6 +126,7 @@ impl Cgroup {
     /// Stops every task, and returns when all have stopped. Freezing a frozen one is no error.
     pub fn freeze(&self) -> Result<(), Error> {
         match &self.groups {
+            Groups::None => Err(self.absent()),
             Groups::V1(groups) => groups.freeze(),
             Groups::V2(group) => group.freeze(),
         }
@@ -119,8 +135,18 @@ impl Cgroup {
     /// Lets every task run again.
     pub fn thaw(&self) -> Result<(), Error> {
         match &self.groups {
+            Groups::None => Err(self.absent()),
             Groups::V1(groups) => groups.thaw(),
             Groups::V2(group) => group.thaw(),
+        }
+    }
+
+    /// Whether it is frozen. A cgroup that cannot be is not.
+    pub fn is_frozen(&self) -> Result<bool, Error> {
+        match &self.groups {
+            Groups::None => Ok(false),
+            Groups::V1(groups) => groups.is_frozen(),
+            Groups::V2(group) => group.is_frozen(),
         }
     }
 
@@ -128,6 +154,7 @@ impl Cgroup {
     /// those that are frozen.
     pub fn signal_all(&self, signal: Signal) -> Result<(), Error> {
         match &self.groups {
+            Groups::None => Ok(()),
             Groups::V1(groups) => groups.signal_all(signal),
             Groups::V2(group) => group.signal_all(signal),
         }
@@ -136,6 +163,7 @@ impl Cgroup {
     /// Every process, by its pid in our pid namespace; none if the cgroup is gone.
     pub fn pids(&self) -> Result<Vec<Pid>, Error> {
         match &self.groups {
+            Groups::None => Ok(Vec::new()),
             Groups::V1(groups) => groups.pids(),
             Groups::V2(group) => group.pids(),
         }
@@ -144,6 +172,7 @@ impl Cgroup {
     /// What it used so far. [`Error::Read`] if it is gone.
     pub fn stats(&self) -> Result<Stats, Error> {
         match &self.groups {
+            Groups::None => Err(self.absent()),
             Groups::V1(groups) => groups.stats().map(|metrics| Stats::V1(Box::new(metrics))),
             Groups::V2(group) => group.stats().map(|metrics| Stats::V2(Box::new(metrics))),
         }
@@ -152,6 +181,7 @@ impl Cgroup {
     /// Watches for OOM kills from now on; `None` if nobody counts memory here.
     pub fn watch_oom(&self) -> Result<Option<OomWatch>, Error> {
         match &self.groups {
+            Groups::None => Ok(None),
             Groups::V1(groups) => groups.dir("memory").map(OomWatch::v1).transpose(),
             Groups::V2(group) => group.watch_oom(),
         }
@@ -161,8 +191,13 @@ impl Cgroup {
     /// gone already is no error.
     pub fn remove(&self) -> Result<(), Error> {
         match &self.groups {
+            Groups::None => Ok(()),
             Groups::V1(groups) => groups.remove(),
             Groups::V2(group) => group.remove(),
         }
+    }
+
+    fn absent(&self) -> Error {
+        Error::Absent { path: self.path.to_string() }
     }
 }

@@ -78,6 +78,11 @@ impl Channel {
         Ok((Self(parent), Self(child)))
     }
 
+    /// The parent's end of a connection that was made otherwise.
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
     /// The descriptor.
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -138,8 +143,18 @@ pub(crate) fn ask_for_hooks(channel: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Child: ready; waits until the gate opens. `CONNRESET` if the parent is gone.
 pub(crate) fn wait_at_gate(channel: BorrowedFd<'_>) -> Result<(), Errno> {
-    send(channel, [READY, 0, 0], None)?;
+    report_ready(channel)?;
     wait_for_go(channel)
+}
+
+/// Child: ready.
+pub(crate) fn report_ready(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [READY, 0, 0], None)
+}
+
+/// Child: whether the other end says go; false if it is gone.
+pub(crate) fn receive_go(channel: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(receive(channel, &mut [])?.is_some())
 }
 
 /// Child: last words.
@@ -167,10 +182,7 @@ fn ending_from(number: u32) -> Ending {
 }
 
 fn wait_for_go(channel: BorrowedFd<'_>) -> Result<(), Errno> {
-    match receive(channel, &mut [])? {
-        Some(_) => Ok(()),
-        None => Err(Errno::CONNRESET),
-    }
+    if receive_go(channel)? { Ok(()) } else { Err(Errno::CONNRESET) }
 }
 
 fn bytes(message: Message) -> [u8; SIZE] {

@@ -6,37 +6,45 @@
 //!    └─ fails: nothing is left
 //! ```
 //!
-//! What must outlive this process is in the bundle: `berth.json` says which cgroup to clean up, and is there before
-//! anything that would have to be.
+//! What must outlive this process is on disk before anything that would have to be found. In a shim that is `berth.json`
+//! in the bundle, which says which cgroup to clean up; for a command that leaves the container to other commands it is
+//! `state.json` in a directory of the container's own, from which [`Container::open`] makes the same object again.
 
 mod error;
+mod facts;
+mod made;
 mod passwd;
 mod record;
+mod request;
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
-use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 
 pub use error::{Error, ErrorKind};
-use record::Poststop;
+pub(crate) use facts::{cgroup_directories, cgroups_path, joins_host_network};
+use facts::{check_rootfs, resources, rootfs_of};
+use made::Made;
+pub use record::Lock;
+use record::{First, Home, Poststop, Record};
+pub use request::{CreateRequest, ExecRequest, Options, Stdio};
 
-use crate::cgroup::{self, Cgroup, CgroupPath};
+use crate::cgroup::{Cgroup, CgroupPath};
 use crate::children::{Child, Children};
+use crate::gate;
 use crate::hooks::{self, Runner};
-use crate::host::{CgroupLayout, Hierarchy, Host};
-use crate::plan::rootfs::Mount;
+use crate::host::Host;
 use crate::plan::seccomp::{Cache, Filter};
-use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
-use crate::spawn::{self, Gated};
-use crate::state::{Identity, Status};
-use crate::step::{HookKind, SourceIndex, Step};
+use crate::plan::{ExecInput, InitPlan, Input};
+use crate::spawn::{self, Gated, Words};
+use crate::state::{Identity, State, Status};
+use crate::step::HookKind;
 use crate::sys::send_signal;
 
 /// The signature of a root file system's mounts, as containerd hands them over.
@@ -61,43 +69,6 @@ impl Runtime {
     }
 }
 
-/// Standard input, output and error of a process.
-#[derive(Debug)]
-pub enum Stdio {
-    /// These three.
-    Files([OwnedFd; 3]),
-    /// A new pty, whose master comes back as [`Child::console`].
-    Terminal,
-}
-
-/// How a container is made, beside its spec: what runc has flags for.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// MS_MOVE and chroot(2) in the place of pivot_root(2).
-    pub no_pivot_root: bool,
-    /// Stay in the session keyring of the shim.
-    pub no_new_keyring: bool,
-    /// Let systemd make the cgroup.
-    pub systemd_cgroup: bool,
-}
-
-/// What [`Container::create`] needs.
-#[derive(Debug)]
-pub struct CreateRequest<'a> {
-    /// Unique among the containers of its namespace.
-    pub id: &'a str,
-    /// Where `config.json` is; absolute.
-    pub bundle: &'a Path,
-    /// The contents of `config.json`.
-    pub spec: &'a Spec,
-    /// What is mounted to be the root file system; empty if the spec's `root.path` is it as it stands.
-    pub rootfs: &'a [Mount],
-    /// For the first process.
-    pub stdio: Stdio,
-    /// Flags.
-    pub options: &'a Options,
-}
-
 /// A container that exists. Every method blocks, and may be called from any thread.
 #[derive(Debug)]
 pub struct Container {
@@ -108,12 +79,23 @@ pub struct Container {
     seccomp: Option<Arc<Filter>>,
     no_new_keyring: bool,
     cgroup: Cgroup,
-    pid: Pid,
-    init: OwnedFd,
-    gate: Mutex<Option<Gated>>,
+    /// `None` if it had ended when the container was opened.
+    init: Option<First>,
+    gate: Mutex<Option<Gate>>,
+    home: Home,
+    created: SystemTime,
     children: Arc<Children>,
     /// The poststop hooks have run: delete may be repeated.
     poststop: AtomicBool,
+}
+
+/// Where start finds the gate.
+#[derive(Debug)]
+enum Gate {
+    /// This process holds it.
+    Here(Gated),
+    /// At the socket of the container's home.
+    AtHome(Words),
 }
 
 impl Container {
@@ -125,6 +107,7 @@ impl Container {
         let spec = request.spec;
         check_rootfs(&request)?;
         let seccomp = compile_seccomp(spec, runtime)?;
+        let home = request.home();
         let cgroup_path = CgroupPath::parse(cgroups_path(spec), request.id)?.pinned()?;
         let mut plan = InitPlan::compile(&Input {
             spec,
@@ -139,8 +122,12 @@ impl Container {
             host_network: joins_host_network(spec),
             seccomp: seccomp.as_deref().cloned(),
             home: None,
+            gate: home.gate().as_deref(),
+            preserve_fds: request.options.preserve_fds,
         })?;
-        let mut made = Made::record(identity(&request), &cgroup_path)?;
+        let created = SystemTime::now();
+        let _lock = home.claim()?;
+        let mut made = Made::record(&home, request.record(&cgroup_path, created))?;
         let cgroup = made.cgroup(&cgroup_path, resources(spec))?;
         let attachment = cgroup.attachment()?;
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
@@ -149,7 +136,7 @@ impl Container {
         {
             passwd::set_home(&mut plan.program.env, rootfs.as_fd(), process.user().uid());
         }
-        let hooks = Runner { container: identity(&request), children: &runtime.children };
+        let hooks = Runner { container: request.identity(), children: &runtime.children };
         let at_hooks = |pid| hooks.create(pid);
         let spawned = spawn::spawn(plan, sources, &attachment, request.stdio.files(), &runtime.children, &at_hooks);
         let (child, gate) = match spawned {
@@ -161,15 +148,17 @@ impl Container {
             }
             spawned => spawned?,
         };
-        let init = match record::write_pid(request.bundle, child.pid)
-            .and_then(|()| child.pidfd.try_clone().map_err(Error::Descriptor))
-        {
+        let init = match made.born(&child, gate.as_ref()) {
             Ok(init) => init,
             Err(error) => {
                 child.discard(&runtime.children);
                 return Err(error);
             }
         };
+        let gate = gate.map(|gate| match &home {
+            Home::Bundle(_) => Gate::Here(gate),
+            Home::Directory(_) => Gate::AtHome(gate.words().clone()),
+        });
         let container = Self {
             id: request.id.to_owned(),
             bundle: request.bundle.to_owned(),
@@ -177,20 +166,53 @@ impl Container {
             seccomp,
             no_new_keyring: request.options.no_new_keyring,
             cgroup: made.keep()?,
-            pid: child.pid,
-            init,
+            init: Some(init),
             gate: Mutex::new(gate),
+            home,
+            created,
             children: runtime.children.clone(),
             poststop: AtomicBool::new(false),
         };
         Ok((container, child))
     }
 
+    /// The container that some process made, by the directory of its state; `None` if there is none.
+    pub fn open(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
+        let home = Home::Directory(state.to_owned());
+        let Some(Record { cgroup, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
+        let cgroup = Cgroup::open(&cgroup)?.unwrap_or_else(|| Cgroup::none(&cgroup));
+        let (process, words) = kept.init.map(|born| (born.process, born.words)).unzip();
+        Ok(Some(Self {
+            id: kept.id,
+            bundle: kept.bundle,
+            spec: kept.spec,
+            seccomp: None,
+            no_new_keyring: kept.no_new_keyring,
+            cgroup,
+            init: process.and_then(|process| process.find()),
+            gate: Mutex::new(words.map(Gate::AtHome)),
+            home,
+            created: kept.created,
+            children,
+            poststop: AtomicBool::new(false),
+        }))
+    }
+
     /// Opens the gate, and returns when the program has been executed.
     pub fn start(&self) -> Result<(), Error> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take();
-        gate.ok_or(Error::Started)?.open()?;
-        if let Err(error) = self.hooks().run(HookKind::Poststart, Status::Running, Some(self.pid)) {
+        match (gate.ok_or(Error::Started)?, self.home.gate()) {
+            (Gate::Here(gate), _) => gate.open()?,
+            (Gate::AtHome(words), Some(path)) => {
+                let channel = gate::visit(&path).map_err(spawn::Error::Channel)?.ok_or(Error::Started)?;
+                Gated::visited(channel, words).open()?;
+                // A look tells as well, if this fails.
+                let _ = std::fs::remove_file(path);
+            }
+            (Gate::AtHome(_), None) => return Err(Error::Started),
+        }
+        let pid = self.init.as_ref().map(|init| init.pid);
+        if let Err(error) = self.hooks().run(HookKind::Poststart, Status::Running, pid) {
             // It may have ended by itself.
             let _ = self.signal(Signal::KILL.as_raw());
             return Err(spawn::Error::Hook(error).into());
@@ -198,24 +220,62 @@ impl Container {
         Ok(())
     }
 
+    fn identity(&self) -> Identity<'_> {
+        Identity { id: &self.id, bundle: &self.bundle, spec: &self.spec }
+    }
+
     fn hooks(&self) -> Runner<'_> {
-        let container = Identity { id: &self.id, bundle: &self.bundle, spec: &self.spec };
-        Runner { container, children: &self.children }
+        Runner { container: self.identity(), children: &self.children }
+    }
+
+    /// Where the container is in its life.
+    pub fn status(&self) -> Result<Status, Error> {
+        Ok(match &self.init {
+            None => Status::Stopped,
+            Some(init) if init.has_ended() => Status::Stopped,
+            Some(_) if self.cgroup.is_frozen()? => Status::Paused,
+            Some(_) if self.home.gate().is_some_and(|gate| gate::is_manned(&gate)) => Status::Created,
+            Some(_) => Status::Running,
+        })
+    }
+
+    /// Its state, as the specification has it.
+    pub fn state(&self) -> Result<State, Error> {
+        let status = self.status()?;
+        let pid = self.init.as_ref().map(|init| init.pid).filter(|_| status != Status::Stopped);
+        Ok(self.identity().state(status, pid))
     }
 
     /// Runs one more process in the container; returns when its program has been executed.
     pub fn exec(&self, process: &Process, stdio: Stdio, runtime: &Runtime) -> Result<Child, Error> {
-        match self.exec_in(&self.cgroup, process, &stdio, runtime) {
+        self.exec_with(&ExecRequest { process, stdio, preserve_fds: 0 }, runtime)
+    }
+
+    /// Likewise, with all that can be asked for.
+    pub fn exec_with(&self, request: &ExecRequest<'_>, runtime: &Runtime) -> Result<Child, Error> {
+        let init = self.init.as_ref().ok_or(Error::Finished)?;
+        match self.exec_in(&self.cgroup, init, request, runtime) {
             // A container with a systemd or docker of its own divides its cgroup, which then takes no process itself.
-            Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))) => match self.cgroup.home_of(self.pid)? {
-                Some(home) => self.exec_in(&home, process, &stdio, runtime),
+            Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))) => match self.cgroup.home_of(init.pid)? {
+                Some(home) => self.exec_in(&home, init, request, runtime),
                 None => Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))),
             },
             result => result,
         }
     }
 
-    fn exec_in(&self, cgroup: &Cgroup, process: &Process, stdio: &Stdio, runtime: &Runtime) -> Result<Child, Error> {
+    fn exec_in(
+        &self,
+        cgroup: &Cgroup,
+        init: &First,
+        request: &ExecRequest<'_>,
+        runtime: &Runtime,
+    ) -> Result<Child, Error> {
+        let ExecRequest { process, stdio, preserve_fds } = request;
+        let seccomp = match &self.seccomp {
+            Some(filter) => Some(filter.clone()),
+            None => compile_seccomp(&self.spec, runtime)?,
+        };
         let mut plan = InitPlan::compile_exec(&ExecInput {
             process,
             spec: &self.spec,
@@ -223,16 +283,37 @@ impl Container {
             host: &runtime.host,
             terminal: stdio.is_terminal(),
             no_new_keyring: self.no_new_keyring,
-            seccomp: self.seccomp.as_deref().cloned(),
+            seccomp: seccomp.as_deref().cloned(),
             home: None,
+            preserve_fds: *preserve_fds,
         })?;
-        let sources = spawn::open_sources(&plan, Some(self.init.as_fd()), &runtime.children)?;
-        if let Some(root) = self.root_of_init() {
+        let sources = spawn::open_sources(&plan, Some(init.pidfd.as_fd()), &runtime.children)?;
+        if let Some(root) = init.root() {
             passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
         }
         let (child, _) =
             spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children, &|_| Ok(()))?;
         Ok(child)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where `config.json` was.
+    pub fn bundle(&self) -> &Path {
+        &self.bundle
+    }
+
+    /// What it was made of. Of one that this process has created the seccomp profile is left out.
+    pub fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// When.
+    pub fn created(&self) -> SystemTime {
+        self.created
     }
 
     /// Its cgroup.
@@ -242,7 +323,8 @@ impl Container {
 
     /// Sends a signal to the container's first process.
     pub fn signal(&self, signal: i32) -> Result<(), Error> {
-        match send_signal(self.init.as_fd(), signal) {
+        let init = self.init.as_ref().ok_or(Error::Finished)?;
+        match send_signal(init.pidfd.as_fd(), signal) {
             Err(Errno::SRCH) => Err(Error::Finished),
             Err(source) => Err(Error::Signal { signal, source }),
             Ok(()) => Ok(()),
@@ -265,139 +347,37 @@ impl Container {
     /// hooks that failed, which OCI wants logged.
     pub fn delete(&self) -> Result<Vec<hooks::Error>, Error> {
         self.cgroup.signal_all(Signal::KILL)?;
+        if let Some(init) = self.init.as_ref().filter(|_| self.cgroup.is_none()) {
+            init.end()?;
+        }
         self.cgroup.remove()?;
-        record::remove(&self.bundle);
+        self.home.remove()?;
         if self.poststop.swap(true, Ordering::Relaxed) {
             return Ok(Vec::new());
         }
         Ok(self.hooks().run_all(HookKind::Poststop, Status::Stopped, None))
-    }
-
-    /// The root that the first process sees, as long as there is one.
-    fn root_of_init(&self) -> Option<OwnedFd> {
-        let path = format!("/proc/{}/root", self.pid.as_raw_nonzero());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        rustix::fs::open(path, flags, Mode::empty()).ok()
-    }
-}
-
-impl Stdio {
-    fn is_terminal(&self) -> bool {
-        matches!(self, Self::Terminal)
-    }
-
-    fn files(&self) -> Option<&[OwnedFd; 3]> {
-        match self {
-            Self::Files(files) => Some(files),
-            Self::Terminal => None,
-        }
-    }
-}
-
-/// What [`Container::create`] has made on the host so far; taken away again unless it is kept.
-struct Made<'a> {
-    bundle: &'a Path,
-    cgroup: Option<Cgroup>,
-    kept: bool,
-}
-
-impl<'a> Made<'a> {
-    fn record(container: Identity<'a>, cgroup: &CgroupPath) -> Result<Self, Error> {
-        let made = Self { bundle: container.bundle, cgroup: None, kept: false };
-        record::write(container, cgroup)?;
-        Ok(made)
-    }
-
-    fn cgroup(&mut self, path: &CgroupPath, resources: Option<&LinuxResources>) -> Result<&Cgroup, Error> {
-        Ok(self.cgroup.insert(Cgroup::create(path, resources)?))
-    }
-
-    fn keep(mut self) -> Result<Cgroup, Error> {
-        self.kept = true;
-        self.cgroup.take().ok_or(Error::Started)
-    }
-}
-
-impl Drop for Made<'_> {
-    fn drop(&mut self) {
-        if self.kept {
-            return;
-        }
-        if let Some(cgroup) = &self.cgroup {
-            // The error that brought us here is the one to tell.
-            let _ = cgroup.signal_all(Signal::KILL);
-            let _ = cgroup.remove();
-        }
-        record::remove(self.bundle);
     }
 }
 
 /// Whether a bundle's container exists, or may: it does from shortly before it is made until it is deleted.
 #[must_use]
 pub fn is_recorded(bundle: &Path) -> bool {
-    record::path(bundle).exists()
+    Home::Bundle(bundle.to_owned()).file().exists()
 }
 
 /// Cleans up after a process that had containers and died: from what is on disk alone. What is gone already is no error.
 /// What comes back are the poststop hooks that failed.
 pub fn destroy(bundle: &Path, children: &Children) -> Result<Vec<hooks::Error>, Error> {
-    let Some(record) = record::read(bundle)? else { return Ok(Vec::new()) };
+    let home = Home::Bundle(bundle.to_owned());
+    let Some(record) = home.read()? else { return Ok(Vec::new()) };
     if let Some(cgroup) = Cgroup::open(&record.cgroup)? {
         cgroup.signal_all(Signal::KILL)?;
         cgroup.remove()?;
     }
-    record::remove(bundle);
+    home.remove()?;
     let Some(Poststop { id, spec }) = &record.poststop else { return Ok(Vec::new()) };
     let runner = Runner { container: Identity { id, bundle, spec }, children };
     Ok(runner.run_all(HookKind::Poststop, Status::Stopped, None))
-}
-
-/// A root file system that is in place already must be a directory itself: a symlink could be pointed elsewhere.
-fn check_rootfs(request: &CreateRequest<'_>) -> Result<(), Error> {
-    let Some(root) = request.spec.root().as_ref().filter(|_| request.rootfs.is_empty()) else { return Ok(()) };
-    // Component by component, or a slash at the end would have the symlink followed.
-    let path: PathBuf = request.bundle.join(root.path()).components().collect();
-    match path.symlink_metadata() {
-        Ok(file) if !file.is_dir() => Err(Error::Rootfs { path }),
-        // If it is missing, opening it will tell.
-        _ => Ok(()),
-    }
-}
-
-fn rootfs_of(plan: &InitPlan) -> Option<SourceIndex> {
-    plan.steps.iter().find_map(|step| if let Step::AttachRootfs { source, .. } = step { Some(*source) } else { None })
-}
-
-fn identity<'a>(request: &CreateRequest<'a>) -> Identity<'a> {
-    Identity { id: request.id, bundle: request.bundle, spec: request.spec }
-}
-
-fn resources(spec: &Spec) -> Option<&LinuxResources> {
-    spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
-}
-
-pub(crate) fn cgroups_path(spec: &Spec) -> Option<&str> {
-    spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()).and_then(|path| path.to_str())
-}
-
-/// Where the cgroup is in each v1 hierarchy, for a mount of type `cgroup` without a cgroup namespace.
-pub(crate) fn cgroup_directories(host: &Host, path: &CgroupPath) -> Result<Vec<CgroupDirectory>, cgroup::Error> {
-    let CgroupLayout::V1(hierarchies) = &host.cgroup else { return Ok(Vec::new()) };
-    let directory = |hierarchy: &Hierarchy| {
-        let controllers: Vec<&str> = hierarchy.options.iter().map(String::as_str).collect();
-        let path = Path::new("/sys/fs/cgroup").join(&hierarchy.name).join(path.within(&controllers)?);
-        Ok(CgroupDirectory { hierarchy: hierarchy.name.clone(), path })
-    };
-    hierarchies.iter().map(directory).collect()
-}
-
-/// A network namespace joined by path may be the one that we are in.
-pub(crate) fn joins_host_network(spec: &Spec) -> bool {
-    let inode = |path: &Path| std::fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
-    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-    let network = namespaces.into_iter().flatten().find(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-    let joined = network.and_then(|namespace| namespace.path().as_deref()).and_then(inode);
-    joined.is_some() && joined == inode(Path::new("/proc/self/ns/net"))
 }
 
 fn compile_seccomp(spec: &Spec, runtime: &Runtime) -> Result<Option<Arc<Filter>>, Error> {

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use crate::channel::{ask_for_hooks, report_failed, wait_at_gate};
+use crate::gate;
 use crate::plan::InitPlan;
 use crate::step::{SLOTS, Slot, SourceIndex, Step};
 use crate::sys;
@@ -92,7 +93,7 @@ impl<'a> Init<'a> {
     pub(crate) fn kept(&self) -> Vec<u32> {
         let ours =
             self.sources.iter().chain(self.tasks).chain(self.stdio.into_iter().flatten()).map(AsRawFd::as_raw_fd);
-        let mut kept: Vec<u32> = ours.chain([0, 1, 2, self.channel.as_raw_fd()]).map(i32::cast_unsigned).collect();
+        let mut kept: Vec<u32> = ours.chain([self.channel.as_raw_fd()]).map(i32::cast_unsigned).collect();
         kept.sort_unstable();
         kept.dedup();
         kept
@@ -104,7 +105,7 @@ impl<'a> Init<'a> {
         if self.take_stdio().is_err() {
             sys::exit(1);
         }
-        close_others(kept);
+        close_others(self.first_of_ours(), kept);
         // What is made has the mode that was asked for; the program's own umask is a step.
         rustix::process::umask(rustix::fs::Mode::empty());
         let plan = self.plan;
@@ -176,7 +177,7 @@ impl<'a> Init<'a> {
             Step::Capabilities(capabilities) => identity::capabilities(capabilities),
             Step::Seccomp(filter) => sys::seccomp(&filter.program, filter.flags),
             Step::FindProgram => self.find_program(),
-            Step::Gate => self.gate(),
+            Step::Gate { listener } => self.gate(*listener),
             Step::ResetSignals => sys::reset_signals(),
             Step::Exec => self.exec(),
         }
@@ -195,9 +196,21 @@ impl<'a> Init<'a> {
     }
 
     /// Ready. What was needed to get here is closed, so that a container that is never started pins nothing.
-    fn gate(&mut self) -> Result<(), Errno> {
-        close_others(&[0, 1, 2, self.channel.as_raw_fd().cast_unsigned()]);
-        wait_at_gate(self.channel)
+    fn gate(&mut self, listener: Option<SourceIndex>) -> Result<(), Errno> {
+        let channel = self.channel.as_raw_fd().cast_unsigned();
+        let Some(listener) = listener else {
+            close_others(self.first_of_ours(), &[channel]);
+            return wait_at_gate(self.channel);
+        };
+        let listener = self.source(listener)?;
+        let number = listener.as_raw_fd().cast_unsigned();
+        close_others(self.first_of_ours(), &[channel.min(number), channel.max(number)]);
+        gate::wait(listener, self.channel)
+    }
+
+    /// The descriptors below this one are the program's: nothing of ours ever lands there, since they are open.
+    fn first_of_ours(&self) -> u32 {
+        3 + self.plan.program.preserve_fds
     }
 
     fn find_program(&mut self) -> Result<(), Errno> {
@@ -205,18 +218,18 @@ impl<'a> Init<'a> {
         Ok(())
     }
 
-    /// Nothing but 0, 1, 2 outlives this: not even a descriptor that a step forgot (CVE-2024-21626).
+    /// Nothing but what the program shall have outlives this: not even a descriptor that a step forgot (CVE-2024-21626).
     fn exec(&mut self) -> Result<(), Errno> {
-        sys::close_from(3)?;
+        sys::close_from(self.first_of_ours())?;
         let path = self.plan.program.candidates.get(self.candidate).ok_or(Errno::NOENT)?;
         Err(sys::execve(path, &self.args, &self.env))
     }
 }
 
-/// Closes every descriptor but these, which are in ascending order. What cannot be closed was not open.
-pub(crate) fn close_others(kept: &[u32]) {
-    let mut next = 0;
-    for &fd in kept {
+/// Closes every descriptor from `first` on but these, which are in ascending order. What cannot be closed was not open.
+pub(crate) fn close_others(first: u32, kept: &[u32]) {
+    let mut next = first;
+    for &fd in kept.iter().filter(|fd| **fd >= first) {
         if fd > next {
             let _ = sys::close_range(next, fd - 1);
         }

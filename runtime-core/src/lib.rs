@@ -5,6 +5,7 @@ mod channel;
 pub mod children;
 pub mod container;
 mod errno;
+mod gate;
 pub mod hooks;
 pub mod host;
 mod init;

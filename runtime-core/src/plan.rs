@@ -90,6 +90,10 @@ pub struct Input<'a> {
     pub host_network: bool,
     /// `linux.seccomp`, compiled.
     pub seccomp: Option<Seccomp>,
+    /// Where it waits for another process to start it; absolute. `None` if its maker does.
+    pub gate: Option<&'a Path>,
+    /// How many descriptors from 3 on the program gets, beside stdio.
+    pub preserve_fds: u32,
 }
 
 /// Where a container's cgroup is.
@@ -120,6 +124,8 @@ pub struct ExecInput<'a> {
     pub no_new_keyring: bool,
     /// `linux.seccomp` of the container, compiled.
     pub seccomp: Option<Seccomp>,
+    /// How many descriptors from 3 on the program gets, beside stdio.
+    pub preserve_fds: u32,
 }
 
 impl InitPlan {
@@ -144,13 +150,14 @@ impl InitPlan {
         stdio(input, process, &mut draft)?;
         confine(input, linux, &namespaces, labels, readonly, &mut draft)?;
         tail.become_user(&mut draft)?;
-        draft.step(Step::Gate);
+        gate(input, &mut draft)?;
         tail.execute(hooks.as_ref(), &mut draft)?;
         let maps = if namespaces.is_new(Namespace::User) { Some(namespaces::id_maps(linux)?) } else { None };
         if namespaces.joined(Namespace::User).is_some() && linux.uid_mappings().is_some() {
             draft.warn("linux.uidMappings: ignored, the user namespace is joined by path and has its own");
         }
-        finish(draft, namespaces.clone_flags(), maps, process, input.home)
+        let program = program::compile(process, input.home, input.preserve_fds)?;
+        Ok(finish(draft, namespaces.clone_flags(), maps, program))
     }
 
     /// The plan of a process that joins a running container.
@@ -173,7 +180,14 @@ impl InitPlan {
         draft.step(terminal(process, input.terminal, false)?);
         tail.become_user(&mut draft)?;
         tail.execute(None, &mut draft)?;
-        finish(draft, 0, None, process, input.home)
+        Ok(finish(draft, 0, None, program::compile(process, input.home, input.preserve_fds)?))
+    }
+}
+
+impl InitPlan {
+    /// The index of the [`Step::Gate`]; an exec has none.
+    pub(crate) fn gate(&self) -> Option<usize> {
+        self.steps.iter().position(|step| matches!(step, Step::Gate { .. }))
     }
 }
 
@@ -182,21 +196,18 @@ fn linux(spec: &Spec) -> Result<&Linux, Error> {
     spec.linux().as_ref().ok_or_else(|| Error::unsupported(namespaces::NO_MOUNT_NAMESPACE))
 }
 
-fn finish(
-    draft: Draft,
-    clone_flags: u64,
-    maps: Option<IdMaps>,
-    process: &Process,
-    home: Option<&str>,
-) -> Result<InitPlan, Error> {
-    Ok(InitPlan {
-        sources: draft.sources,
-        clone_flags,
-        maps,
-        steps: draft.steps,
-        program: program::compile(process, home)?,
-        warnings: draft.warnings,
-    })
+fn finish(draft: Draft, clone_flags: u64, maps: Option<IdMaps>, program: Program) -> InitPlan {
+    let Draft { sources, steps, warnings, .. } = draft;
+    InitPlan { sources, clone_flags, maps, steps, program, warnings }
+}
+
+fn gate(input: &Input<'_>, draft: &mut Draft) -> Result<(), Error> {
+    let listener = match input.gate {
+        Some(path) => Some(draft.source(Source::Gate(draft::host_path("gate", draft::text(path), Path::new("/"))?))),
+        None => None,
+    };
+    draft.step(Step::Gate { listener });
+    Ok(())
 }
 
 /// Into the cgroup, the keyring and the namespaces.

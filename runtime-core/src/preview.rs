@@ -64,5 +64,7 @@ pub fn preview(bundle: &Path) -> Result<InitPlan, Error> {
         cgroup: &cgroup_directories(&host, &cgroup)?,
         host_network: joins_host_network(&spec),
         seccomp: seccomp.as_deref().cloned(),
+        gate: None,
+        preserve_fds: 0,
     })?)
 }

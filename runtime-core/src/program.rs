@@ -40,4 +40,6 @@ pub struct Program {
     pub args: CStringArray,
     /// Environment, `NAME=value`.
     pub env: CStringArray,
+    /// Descriptors from 3 on that it gets beside stdio, under the numbers that the parent has them.
+    pub preserve_fds: u32,
 }

@@ -77,6 +77,7 @@ fn open_one(
         Source::Filesystem(made) => filesystem(made)?,
         Source::Idmapped { of, by, recursive } => idmap::make(of, by, *recursive, namespaces)?,
         Source::Namespace { path, kind } => open_namespace(path, *kind)?,
+        Source::Gate(path) => crate::gate::listen(path)?,
         Source::Init => fcntl_dupfd_cloexec(init.ok_or(Errno::SRCH)?, 3)?,
     })
 }

@@ -4,6 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Attachment;
 use crate::channel::{Channel, Report};
@@ -58,10 +59,18 @@ pub enum Error {
 
 /// A process that is ready and waits at its gate.
 #[derive(Debug)]
-pub struct Gated {
+pub(crate) struct Gated {
     channel: Channel,
-    /// For the words of an error.
-    plan: InitPlan,
+    words: Words,
+}
+
+/// What the steps behind the gate are called, for the error of a start.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Words {
+    program: String,
+    /// The index of the first of them.
+    first: usize,
+    steps: Vec<String>,
 }
 
 /// Opens what a plan needs; `init` is the container's init, for a plan that joins it.
@@ -82,6 +91,7 @@ pub(crate) fn open_sources(
 }
 
 /// Clones the plan's process. With a [`Step::Gate`] it comes back waiting there; without, when its execve succeeded.
+/// What waits at a gate for another process comes back likewise, and this one could not open it.
 pub(crate) fn spawn(
     plan: InitPlan,
     sources: Vec<OwnedFd>,
@@ -156,7 +166,7 @@ impl Talk<'_> {
 
     /// The child's end is closed: by execve, or because the child is gone.
     fn closed(&self) -> Result<Outcome, Error> {
-        if self.plan.steps.contains(&Step::Gate) {
+        if self.plan.gate().is_some() {
             return Err(Error::Ended(self.child.peek().map_err(Error::Channel)?));
         }
         // A program that ran and died of a signal this fast looks the same, and its exit tells as much.
@@ -173,18 +183,34 @@ impl Talk<'_> {
         }
         match outcome? {
             Outcome::Executed => Ok((self.child, None)),
-            Outcome::AtGate => Ok((self.child, Some(Gated { channel: self.channel, plan: self.plan }))),
+            Outcome::AtGate => {
+                let words = Words::of(&self.plan);
+                Ok((self.child, Some(Gated { channel: self.channel, words })))
+            }
         }
     }
 }
 
 impl Gated {
+    /// A process that another one made, at whose gate we are.
+    pub(crate) fn visited(channel: Channel, words: Words) -> Self {
+        Self { channel, words }
+    }
+
+    /// For the process that will open the gate, if that is not this one.
+    pub(crate) fn words(&self) -> &Words {
+        &self.words
+    }
+
     /// Opens the gate and waits for execve's verdict.
     pub(crate) fn open(self) -> Result<(), Error> {
         self.channel.go().map_err(Error::Channel)?;
         match self.channel.report().map_err(Error::Channel)? {
-            Some(Report::Failed { step, errno }) => Err(failed(&self.plan, step, errno)),
-            Some(Report::HookFailed { step, ending, said }) => Err(hook(&self.plan, step, ending, said)),
+            Some(Report::Failed { step, errno }) => Err(self.words.failed(step, errno)),
+            Some(Report::HookFailed { step, ending, said }) => {
+                let hook = self.words.step(step).unwrap_or_default().to_owned();
+                Err(hooks::Error { hook, ending, said }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -193,6 +219,31 @@ impl Gated {
 fn hook(plan: &InitPlan, step: usize, ending: hooks::Ending, said: String) -> Error {
     let hook = plan.describe(step).map(|step| step.to_string()).unwrap_or_default();
     hooks::Error { hook, ending, said }.into()
+}
+
+impl Words {
+    fn of(plan: &InitPlan) -> Self {
+        let first = plan.gate().map_or(0, |gate| gate + 1);
+        let steps = (first..plan.steps.len()).filter_map(|step| plan.describe(step));
+        Self {
+            program: plan.program.name.to_string_lossy().into_owned(),
+            first,
+            steps: steps.map(|step| step.to_string()).collect(),
+        }
+    }
+
+    /// What a step is called that is not execve, the last one.
+    fn step(&self, step: usize) -> Option<&str> {
+        let (_exec, others) = self.steps.split_last()?;
+        others.get(step.checked_sub(self.first)?).map(String::as_str)
+    }
+
+    fn failed(&self, step: usize, source: Errno) -> Error {
+        match self.step(step) {
+            Some(step) => Error::Step { step: step.to_owned(), source },
+            None => Error::Program(format!("{:?}: {}", self.program, text(source))),
+        }
+    }
 }
 
 fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {

@@ -49,6 +49,8 @@ pub enum Source {
     },
     /// The pidfd of the container's init, for an exec.
     Init,
+    /// A new socket that listens at an absolute path of the host, for a [`Step::Gate`] that another process opens.
+    Gate(CString),
 }
 
 impl Source {
@@ -343,7 +345,10 @@ pub enum Step {
     /// Look the program up as the final user: PATH decides at create.
     FindProgram,
     /// Report that all is ready and wait until `start` opens the gate.
-    Gate,
+    Gate {
+        /// Where, if it is not the parent that opens: whoever connects there may.
+        listener: Option<SourceIndex>,
+    },
     /// Default signal dispositions and an empty signal mask, as the program expects them.
     ResetSignals,
     /// execve(2). Everything but 0, 1, 2 is closed.
@@ -359,6 +364,7 @@ impl Step {
                 Some(*source)
             }
             Self::Mask { null, .. } => Some(*null),
+            Self::Gate { listener } => *listener,
             Self::Mount(mount) => match mount.source {
                 MountSource::Opened { source, .. } => Some(source),
                 MountSource::Filesystem { .. } => None,

@@ -70,7 +70,7 @@ pub(crate) fn make(maps: &IdMaps, children: &Children) -> Result<OwnedFd, Error>
     let cloned = clone_into(request, || {
         sys::guard::enter_child();
         // Of all others it has copies, whose ends somebody may wait for.
-        close_others(&kept);
+        close_others(0, &kept);
         // Until the other end is closed: if we die, it goes as well.
         let _ = wait_at_gate(theirs.as_fd());
         sys::exit(0)

@@ -56,6 +56,12 @@ pub enum Error {
         #[source]
         source: Errno,
     },
+    /// There is none, or none any more.
+    #[error("container has no cgroup ({path})")]
+    Absent {
+        /// Where it would be.
+        path: String,
+    },
     /// The cgroup was there before and somebody lives in it.
     #[error("cgroup {path} exists and holds processes")]
     InUse {
@@ -218,6 +224,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::SystemdDriver { .. } => ErrorKind::Unimplemented,
+            Self::Absent { .. } => ErrorKind::NotFound,
             Self::InUse { .. } => ErrorKind::AlreadyExists,
             Self::BelowUsage { .. } | Self::Busy { .. } => ErrorKind::FailedPrecondition,
             Self::BadPath { .. }

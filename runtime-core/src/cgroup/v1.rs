@@ -131,6 +131,13 @@ impl Groups {
         set_state(self.freezer()?, "THAWED")
     }
 
+    /// Whether all tasks are stopped, or about to be.
+    pub(super) fn is_frozen(&self) -> Result<bool, Error> {
+        let Some(dir) = self.dir("freezer") else { return Ok(false) };
+        let state = existing(dir.read(STATE)).map_err(|source| Error::Read { file: STATE.to_owned(), source })?;
+        Ok(state.is_some_and(|state| state.trim() != "THAWED"))
+    }
+
     fn freezer(&self) -> Result<&Dir, Error> {
         self.dir("freezer").ok_or(Error::NoController { controller: "freezer", file: STATE.to_owned() })
     }

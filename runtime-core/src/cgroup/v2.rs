@@ -151,6 +151,13 @@ impl Group {
         self.set_frozen("0")
     }
 
+    /// Whether all tasks are stopped, or about to be.
+    pub(super) fn is_frozen(&self) -> Result<bool, Error> {
+        const FILE: &str = "cgroup.freeze";
+        let state = existing(self.dir.read(FILE)).map_err(|source| Error::Read { file: FILE.to_owned(), source })?;
+        Ok(state.is_some_and(|state| state.trim() == "1"))
+    }
+
     fn set_frozen(&self, value: &str) -> Result<(), Error> {
         const FILE: &str = "cgroup.freeze";
         match self.dir.write(FILE, value) {

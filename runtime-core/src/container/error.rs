@@ -52,17 +52,17 @@ pub enum Error {
     /// The systemd cgroup driver.
     #[error("the systemd cgroup driver is not supported yet")]
     SystemdCgroup,
-    /// A file of ours in the bundle.
+    /// A file of ours.
     #[error("{act} {}: {source}", path.display())]
     State {
-        /// `write`, `read`.
+        /// `write`, `read`, …
         act: &'static str,
         /// Which file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
-    /// A file of ours in the bundle is not ours.
+    /// A file of ours is not ours.
     #[error("{} is not a state file of berth: {source}", path.display())]
     NotOurs {
         /// Which file.
@@ -73,12 +73,18 @@ pub enum Error {
     /// One more descriptor.
     #[error("duplicate a pidfd: {0}")]
     Descriptor(#[source] io::Error),
+    /// The id is taken.
+    #[error("container with given ID already exists")]
+    Exists,
     /// A second start.
     #[error("the container was started before")]
     Started,
     /// A signal to a process that has ended.
     #[error("process already finished")]
     Finished,
+    /// Killed, and still there.
+    #[error("container init still running")]
+    Unkillable,
     /// A signal that could not be sent.
     #[error("send signal {signal} to the container's process: {}", text(*source))]
     Signal {
@@ -102,6 +108,7 @@ impl Error {
             Self::Signal { source: Errno::INVAL, .. } => ErrorKind::InvalidArgument,
             Self::Finished => ErrorKind::NotFound,
             Self::Started => ErrorKind::FailedPrecondition,
+            Self::Exists => ErrorKind::AlreadyExists,
             _ => ErrorKind::Other,
         }
     }

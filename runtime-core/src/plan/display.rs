@@ -123,6 +123,8 @@ impl Display for Source {
             }
             Self::Idmapped { of, .. } => of.fmt(f),
             Self::Init => f.write_str("the container's init"),
+            Self::Gate(path) if f.alternate() => write!(f, "{} (socket)", text(path)),
+            Self::Gate(path) => f.write_str(&text(path)),
         }
     }
 }
@@ -298,7 +300,7 @@ fn fixed(step: &Step) -> Option<&'static str> {
         Step::ReopenNull => "reopen /dev/null in the container",
         Step::NoNewPrivileges => "set no_new_privs",
         Step::FindProgram => "find the program",
-        Step::Gate => "wait for start",
+        Step::Gate { .. } => "wait for start",
         Step::ResetSignals => "reset signals",
         Step::Exec => "exec",
         _ => return None,

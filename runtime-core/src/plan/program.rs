@@ -10,7 +10,7 @@ use super::draft::{c_string, text};
 use crate::program::{CStringArray, Program};
 
 /// What `process` will execute. `home` is for a process without HOME.
-pub(super) fn compile(process: &Process, home: Option<&str>) -> Result<Program, Error> {
+pub(super) fn compile(process: &Process, home: Option<&str>, preserve_fds: u32) -> Result<Program, Error> {
     let args = process.args().as_deref().unwrap_or_default();
     let name = args.first().ok_or_else(|| Error::missing("process.args"))?;
     let args: Vec<CString> = args.iter().map(|arg| c_string("process.args", arg)).collect::<Result<_, _>>()?;
@@ -20,6 +20,7 @@ pub(super) fn compile(process: &Process, home: Option<&str>) -> Result<Program, 
         name: c_string("process.args", name)?,
         candidates: candidates(name, path)?,
         args: CStringArray::new(args),
+        preserve_fds,
         env: CStringArray::new(env.iter().map(|entry| c_string("process.env", entry)).collect::<Result<_, _>>()?),
     })
 }

@@ -62,7 +62,7 @@ pub(super) fn make(
         Source::Filesystem(filesystem) => set(super::filesystem(filesystem)?, &filesystem.source, false, namespace),
         Source::Tree { path, recursive: tree } => set(open_tree(path, *tree)?, path, recursive, namespace),
         // The plan has no others.
-        Source::Idmapped { .. } | Source::Namespace { .. } | Source::Init => {
+        Source::Idmapped { .. } | Source::Namespace { .. } | Source::Init | Source::Gate(_) => {
             Err(Error::Errno(rustix::io::Errno::INVAL))
         }
     }

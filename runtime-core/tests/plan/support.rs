@@ -50,6 +50,7 @@ pub fn compile(spec: &Spec, test: &Value, host: &Host) -> Result<InitPlan, Error
             terminal: process.terminal().unwrap_or(false),
             no_new_keyring: false,
             seccomp,
+            preserve_fds: 0,
         });
     }
     InitPlan::compile(&Input {
@@ -65,6 +66,8 @@ pub fn compile(spec: &Spec, test: &Value, host: &Host) -> Result<InitPlan, Error
         cgroup: &directories(host),
         host_network: false,
         seccomp,
+        gate: test["gate"].as_str().map(Path::new),
+        preserve_fds: 0,
     })
 }
 

@@ -17,6 +17,7 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod namespaces;
+mod outgrown;
 mod probe;
 mod propagation;
 mod races;
@@ -81,6 +82,7 @@ const TESTS: &[&[Test]] = &[
     hunt::TESTS,
     attacks::TESTS,
     races::TESTS,
+    outgrown::TESTS,
 ];
 
 fn trial((name, test): Test, root: bool) -> Trial {

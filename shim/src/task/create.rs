@@ -63,6 +63,7 @@ impl Task {
                 no_pivot_root: options.no_pivot_root,
                 no_new_keyring: options.no_new_keyring,
                 systemd_cgroup: options.systemd_cgroup,
+                ..container::Options::default()
             };
             let request =
                 CreateRequest { id: &id, bundle: &bundle, spec: &spec, rootfs: &rootfs, stdio, options: &options };

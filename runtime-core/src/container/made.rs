@@ -1,0 +1,60 @@
+//! A container half made.
+
+use oci_spec::runtime::LinuxResources;
+use rustix::process::Signal;
+
+use super::Error;
+use super::record::{Born, First, Home, Identity, Record};
+use crate::cgroup::{Cgroup, CgroupPath};
+use crate::children::Child;
+use crate::spawn::Gated;
+
+/// What [`Container::create`] has made on the host so far; taken away again unless it is kept.
+pub(super) struct Made<'a> {
+    home: &'a Home,
+    record: Record,
+    cgroup: Option<Cgroup>,
+    kept: bool,
+}
+
+impl<'a> Made<'a> {
+    pub fn record(home: &'a Home, record: Record) -> Result<Self, Error> {
+        let made = Self { home, record, cgroup: None, kept: false };
+        home.write(&made.record)?;
+        Ok(made)
+    }
+
+    /// There is a process now.
+    pub fn born(&mut self, child: &Child, gate: Option<&Gated>) -> Result<First, Error> {
+        self.home.write_pid(child.pid)?;
+        if let (Some(container), Some(gate)) = (&mut self.record.container, gate) {
+            let process = Identity::of(child.pid).map_err(Error::Descriptor)?;
+            container.init = Some(Born { process, words: gate.words().clone() });
+            self.home.write(&self.record)?;
+        }
+        Ok(First { pid: child.pid, pidfd: child.pidfd.try_clone().map_err(Error::Descriptor)? })
+    }
+
+    pub fn cgroup(&mut self, path: &CgroupPath, resources: Option<&LinuxResources>) -> Result<&Cgroup, Error> {
+        Ok(self.cgroup.insert(Cgroup::create(path, resources)?))
+    }
+
+    pub fn keep(mut self) -> Result<Cgroup, Error> {
+        self.kept = true;
+        self.cgroup.take().ok_or(Error::Started)
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
+        if let Some(cgroup) = &self.cgroup {
+            // The error that brought us here is the one to tell.
+            let _ = cgroup.signal_all(Signal::KILL);
+            let _ = cgroup.remove();
+        }
+        let _ = self.home.remove();
+    }
+}
