@@ -1,39 +1,58 @@
-//! What is on disk of a container, in its bundle: enough to clean up after us when we are gone.
+//! What is on disk of a container: enough to clean up after us when we are gone, and, if other processes are to go on with
+//! the container, all that they need.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use oci_spec::runtime::{Hooks, Spec, SpecBuilder};
-use rustix::process::Pid;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::cgroup::CgroupPath;
-use crate::state::Identity;
+use crate::spawn::Words;
+use crate::state;
+use crate::sys::send_signal;
 
+/// In a bundle.
 const RECORD: &str = "berth.json";
 /// Where other tools look for the pid of a container's first process.
 const PID: &str = "init.pid";
+/// In a directory of its own.
+const STATE: &str = "state.json";
+const GATE: &str = "gate";
 
-#[derive(Serialize, Deserialize)]
+/// How long a killed process may take to end.
+const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
+
+/// What is written.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    pub(super) cgroup: CgroupPath,
-    /// Of a container with poststop hooks, what they need.
+    pub cgroup: CgroupPath,
+    /// For other processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) poststop: Option<Poststop>,
+    pub container: Option<Kept>,
+    /// Of a container with poststop hooks that is not for other processes, what those need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poststop: Option<Poststop>,
 }
 
 /// The hooks that run when a container is gone, and who it was.
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Poststop {
-    pub(super) id: String,
+    pub id: String,
     /// Its annotations and these hooks.
-    pub(super) spec: Spec,
+    pub spec: Spec,
 }
 
 impl Poststop {
-    fn of(container: Identity<'_>) -> Option<Self> {
+    pub fn of(container: state::Identity<'_>) -> Option<Self> {
         let hooks = container.spec.hooks().as_ref()?.poststop().as_ref().filter(|hooks| !hooks.is_empty())?;
         let mut only = Hooks::default();
         only.set_poststop(Some(hooks.clone()));
@@ -46,47 +65,228 @@ impl Poststop {
     }
 }
 
-pub(super) fn path(bundle: &Path) -> PathBuf {
-    bundle.join(RECORD)
+/// A container without what the kernel holds of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Kept {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub created: SystemTime,
+    /// As it was when the container was created: what becomes of the file does not matter.
+    pub spec: Spec,
+    pub no_new_keyring: bool,
+    /// `None` until there is a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Born>,
 }
 
-/// Written before the cgroup is made, so that nothing exists that nobody would find.
-pub(super) fn write(container: Identity<'_>, cgroup: &CgroupPath) -> Result<(), Error> {
-    let path = path(container.bundle);
-    let record = Record { cgroup: cgroup.clone(), poststop: Poststop::of(container) };
-    let text = serde_json::to_vec(&record).map_err(|source| Error::NotOurs { path: path.clone(), source })?;
-    fs::write(&path, text).map_err(failed("write", path))
+/// The first process, and what may go wrong behind its gate.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Born {
+    pub process: Identity,
+    pub words: Words,
 }
 
-pub(super) fn write_pid(bundle: &Path, pid: Pid) -> Result<(), Error> {
-    let path = bundle.join(PID);
-    fs::write(&path, pid.as_raw_nonzero().to_string()).map_err(failed("write", path))
+/// A process for ever: a pid alone may be another one's by now.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pid: i32,
+    /// In clock ticks since boot, field 22 of `/proc/<pid>/stat`.
+    started: u64,
 }
 
-/// The record of a container that somebody left; `None` if there is none, and so no container.
-pub(super) fn read(bundle: &Path) -> Result<Option<Record>, Error> {
-    let path = path(bundle);
-    let text = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        read => read.map_err(failed("read", path.clone()))?,
-    };
-    match serde_json::from_slice(&text) {
-        // Whoever wrote it was killed in the middle, and so before there was anything else.
-        Err(error) if error.is_eof() => {
-            remove(bundle);
-            Ok(None)
+/// The first process of a container.
+#[derive(Debug)]
+pub(super) struct First {
+    pub pid: Pid,
+    pub pidfd: OwnedFd,
+}
+
+impl Identity {
+    pub fn of(pid: Pid) -> io::Result<Self> {
+        Ok(Self { pid: pid.as_raw_nonzero().get(), started: start_time(pid)? })
+    }
+
+    /// The process, if it has not ended.
+    pub fn find(&self) -> Option<First> {
+        let pid = Pid::from_raw(self.pid)?;
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
+        // Looked at after the pidfd was opened: the process that it is of started then.
+        let first = First { pid, pidfd };
+        (start_time(pid).is_ok_and(|started| started == self.started) && !first.has_ended()).then_some(first)
+    }
+}
+
+impl First {
+    /// A zombie has.
+    pub fn has_ended(&self) -> bool {
+        self.ends_within(&Timespec { tv_sec: 0, tv_nsec: 0 })
+    }
+
+    /// Kills it and waits.
+    pub fn end(&self) -> Result<(), Error> {
+        // It may have ended by itself.
+        let _ = send_signal(self.pidfd.as_fd(), Signal::KILL.as_raw());
+        if self.ends_within(&PATIENCE) { Ok(()) } else { Err(Error::Unkillable) }
+    }
+
+    /// The root that it sees, as long as there is one.
+    pub fn root(&self) -> Option<OwnedFd> {
+        let path = format!("/proc/{}/root", self.pid.as_raw_nonzero());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).ok()
+    }
+
+    fn ends_within(&self, patience: &Timespec) -> bool {
+        let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(patience))).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// Behind the last parenthesis: a program's name may hold some, and spaces. proc_pid_stat(5)
+fn start_time(pid: Pid) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    let fields = text.rsplit_once(')').map(|(_, fields)| fields);
+    let started = fields.and_then(|fields| fields.split_whitespace().nth(19)?.parse().ok());
+    started.ok_or_else(|| ErrorKind::InvalidData.into())
+}
+
+/// Where the record is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Home {
+    /// Beside `config.json`.
+    Bundle(PathBuf),
+    /// In a directory that is the container's own.
+    Directory(PathBuf),
+}
+
+impl Home {
+    pub fn file(&self) -> PathBuf {
+        match self {
+            Self::Bundle(bundle) => bundle.join(RECORD),
+            Self::Directory(directory) => directory.join(STATE),
         }
-        parsed => parsed.map(Some).map_err(|source| Error::NotOurs { path, source }),
+    }
+
+    /// Where another process opens the gate.
+    pub fn gate(&self) -> Option<PathBuf> {
+        match self {
+            Self::Bundle(_) => None,
+            Self::Directory(directory) => Some(directory.join(GATE)),
+        }
+    }
+
+    /// Makes the directory, which nobody may have made before. Nobody else gets in as long as the lock is held.
+    pub fn claim(&self) -> Result<Option<Lock>, Error> {
+        let Self::Directory(directory) = self else { return Ok(None) };
+        let failed = || failed("make", directory);
+        if let Some(parent) = directory.parent() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed())?;
+        }
+        match fs::DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::Exists),
+            made => made.map_err(failed()),
+        }?;
+        Lock::take(directory)
+    }
+
+    /// Written before the cgroup is made, so that nothing exists that nobody would find; replaced at once and whole.
+    pub fn write(&self, record: &Record) -> Result<(), Error> {
+        let path = self.file();
+        let text = serde_json::to_vec(record).map_err(|source| Error::NotOurs { path: path.clone(), source })?;
+        let new = path.with_extension("new");
+        let written = fs::write(&new, text).and_then(|()| fs::rename(&new, &path));
+        written.map_err(failed("write", &path))
+    }
+
+    /// For tools that look into bundles.
+    pub fn write_pid(&self, pid: Pid) -> Result<(), Error> {
+        let Self::Bundle(bundle) = self else { return Ok(()) };
+        let path = bundle.join(PID);
+        fs::write(&path, pid.as_raw_nonzero().to_string()).map_err(failed("write", &path))
+    }
+
+    /// `None` if there is none.
+    pub fn read(&self) -> Result<Option<Record>, Error> {
+        let path = self.file();
+        let text = match fs::read(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            read => read.map_err(failed("read", &path))?,
+        };
+        match serde_json::from_slice(&text) {
+            // Whoever wrote it into a bundle was killed in the middle, and so before there was anything else.
+            Err(error) if error.is_eof() && matches!(self, Self::Bundle(_)) => {
+                self.remove()?;
+                Ok(None)
+            }
+            parsed => parsed.map(Some).map_err(|source| Error::NotOurs { path, source }),
+        }
+    }
+
+    /// Nothing is left to clean up. A bundle is its caller's, and goes whole if this does not.
+    pub fn remove(&self) -> Result<(), Error> {
+        match self {
+            Self::Bundle(bundle) => {
+                for file in [PID, RECORD] {
+                    let _ = fs::remove_file(bundle.join(file));
+                }
+                Ok(())
+            }
+            Self::Directory(directory) => match fs::remove_dir_all(directory) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", directory)(error)),
+                _ => Ok(()),
+            },
+        }
     }
 }
 
-/// Nothing is left to clean up. The bundle is containerd's, and goes whole if this does not.
-pub(super) fn remove(bundle: &Path) {
-    for file in [PID, RECORD] {
-        let _ = fs::remove_file(bundle.join(file));
+/// Held by whoever changes a container whose state is in a directory. It is the kernel's, and ends with its holder.
+#[derive(Debug)]
+pub struct Lock(#[allow(dead_code)] OwnedFd);
+
+impl Lock {
+    /// Waits for whoever has the container of this directory; `None` if there is none (any more).
+    pub fn take(directory: &Path) -> Result<Option<Self>, Error> {
+        let failed = |source: rustix::io::Errno| failed("lock", directory)(source.into());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(CWD, directory, flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Ok(None),
+            file => file.map_err(failed)?,
+        };
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive)).map_err(failed)?;
+        // Who had it may have deleted it, and somebody else may have made another.
+        let ours = rustix::fs::fstat(file.as_fd()).map_err(failed)?;
+        let same = fs::metadata(directory).is_ok_and(|now| (now.dev(), now.ino()) == (ours.st_dev, ours.st_ino));
+        Ok(same.then_some(Self(file)))
     }
 }
 
-fn failed(act: &'static str, path: PathBuf) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::State { act, path, source }
+fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::State { act, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_again_and_another_with_its_pid_is_not() {
+        let own = rustix::process::getpid();
+        let mut identity = Identity::of(own).unwrap();
+        assert_eq!(identity.find().unwrap().pid, own);
+        identity.started += 1;
+        assert!(identity.find().is_none());
+    }
+
+    #[test]
+    fn a_directory_is_claimed_once_and_locked_while_it_is_there() {
+        let home = Home::Directory(std::env::temp_dir().join(format!("berth-record-{}/a", std::process::id())));
+        let Home::Directory(directory) = &home else { unreachable!() };
+        assert!(home.claim().unwrap().is_some());
+        assert!(matches!(home.claim(), Err(Error::Exists)));
+        assert!(Lock::take(directory).unwrap().is_some());
+        assert!(home.read().unwrap().is_none());
+        home.remove().unwrap();
+        assert!(Lock::take(directory).unwrap().is_none());
+        fs::remove_dir(directory.parent().unwrap()).unwrap();
+    }
 }
