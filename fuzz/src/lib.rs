@@ -1,7 +1,7 @@
 //! What must hold for any input: one function per fuzz target, called by cargo-fuzz (`fuzz_targets/`) and, on inputs
 //! that are the same every time, by an ordinary test (`tests/seeded.rs`).
 //!
-//! A body panics where something is wrong. Most inputs are taken as a stream of [`Choices`] with which something that
+//! A body panics where something is wrong. Most inputs are taken as a stream of [`Choices`](choices::Choices) with which something that
 //! is right is spoiled, since bytes alone hardly ever make a config.json.
 
 // These are tests.

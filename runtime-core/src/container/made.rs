@@ -9,7 +9,7 @@ use crate::cgroup::{Cgroup, CgroupPath};
 use crate::children::Child;
 use crate::spawn::Gated;
 
-/// What [`Container::create`] has made on the host so far; taken away again unless it is kept.
+/// What [`create`](super::Container::create) has made on the host so far; taken away again unless it is kept.
 pub(super) struct Made<'a> {
     home: &'a Home,
     record: Record,

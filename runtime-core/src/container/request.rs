@@ -16,7 +16,7 @@ use crate::state::Identity;
 pub enum Stdio {
     /// These three.
     Files([OwnedFd; 3]),
-    /// A new pty, whose master comes back as [`Child::console`].
+    /// A new pty, whose master comes back as [`console`](crate::children::Child::console).
     Terminal,
 }
 
@@ -31,12 +31,12 @@ pub struct Options {
     pub systemd_cgroup: bool,
     /// Descriptors from 3 on that the program gets beside stdio; they are open.
     pub preserve_fds: u32,
-    /// A directory to be made, absolute, by which other processes find the container ([`Container::open`]). `None` if it is
+    /// A directory to be made, absolute, by which other processes find the container ([`open`](super::Container::open)). `None` if it is
     /// this process that starts it.
     pub state: Option<PathBuf>,
 }
 
-/// What [`Container::create`] needs.
+/// What [`create`](super::Container::create) needs.
 #[derive(Debug)]
 pub struct CreateRequest<'a> {
     /// Unique among the containers of its namespace.
@@ -53,7 +53,7 @@ pub struct CreateRequest<'a> {
     pub options: &'a Options,
 }
 
-/// What [`Container::exec_with`] needs.
+/// What [`exec_with`](super::Container::exec_with) needs.
 #[derive(Debug)]
 pub struct ExecRequest<'a> {
     /// What is to be run.
