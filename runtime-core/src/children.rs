@@ -38,6 +38,8 @@ pub struct Child {
     pub pidfd: OwnedFd,
     /// The pty master, if a terminal was asked for.
     pub console: Option<OwnedFd>,
+    /// What its spec asked for and was ignored, and why: for the caller's log.
+    pub warnings: Vec<String>,
 }
 
 /// How and when a process ended.

@@ -159,7 +159,7 @@ fn start(command: &mut Command, children: &Children) -> io::Result<Child> {
     let mut child = children.command(command)?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Child { pid, pidfd, console: None }),
+        Ok(pidfd) => Ok(Child { pid, pidfd, console: None, warnings: Vec::new() }),
         Err(errno) => {
             child.kill()?;
             child.wait()?;

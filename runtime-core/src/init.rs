@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use crate::channel::{ask_for_hooks, report_failed, wait_at_gate};
 use crate::gate;
 use crate::plan::InitPlan;
-use crate::step::{SLOTS, Slot, SourceIndex, Step};
+use crate::step::{Slot, SourceIndex, Step};
 use crate::sys;
 
 /// What the child works with: the plan, what its parent opened, and what it opens itself.
@@ -48,7 +48,9 @@ pub(crate) struct Init<'a> {
     empty: Option<OwnedFd>,
     /// The host's `/dev/null` covers some masked file already.
     null_attached: bool,
-    slots: [Option<OwnedFd>; SLOTS],
+    slots: Vec<Option<OwnedFd>>,
+    /// The file of the new time namespace's offsets.
+    time_offsets: Option<OwnedFd>,
     /// `CLONE_NEW*` flags of what was joined.
     joined: u64,
     /// Which of the program's candidates it is.
@@ -82,7 +84,8 @@ impl<'a> Init<'a> {
             procfs: None,
             empty: None,
             null_attached: false,
-            slots: [const { None }; SLOTS],
+            slots: (0..plan.slots).map(|_| None).collect(),
+            time_offsets: None,
             joined: 0,
             candidate: 0,
             cwd_refused: false,
@@ -137,6 +140,8 @@ impl<'a> Init<'a> {
             Step::UnshareUser => self.unshare_user(),
             Step::BecomeRoot => identity::become_root(),
             Step::Unshare(flags) => sys::unshare(*flags),
+            Step::OpenTimeOffsets => self.open_time_offsets(),
+            Step::TimeOffsets(offsets) => self.write_time_offsets(offsets),
             Step::EnterPidNamespace => self.enter_pid_namespace(),
             Step::LoopbackUp => namespaces::loopback_up(),
             Step::RootPropagation(propagation) => mounts::root_propagation(*propagation),
@@ -162,6 +167,11 @@ impl<'a> Init<'a> {
             Step::Sysctl { path, value } => self.write_proc(path, value.to_bytes()),
             Step::Mask { path, null } => self.mask(path, *null),
             Step::ReadonlyPath(path) => self.readonly_path(path),
+            Step::Scheduler(attr) => sys::sched_setattr(attr),
+            Step::IoPriority(priority) => sys::ioprio_set(*priority),
+            Step::CpuAffinity(cpus) => sys::sched_setaffinity(cpus),
+            Step::MemoryPolicy { mode, nodes } => sys::set_mempolicy(*mode, nodes),
+            Step::Personality(persona) => sys::personality(*persona),
             Step::Umask(mask) => {
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(*mask));
                 Ok(())

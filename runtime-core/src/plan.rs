@@ -18,6 +18,7 @@ mod namespaces;
 mod options;
 mod program;
 pub mod rootfs;
+mod scheduling;
 pub mod seccomp;
 mod tail;
 mod unsupported;
@@ -33,7 +34,7 @@ use self::draft::{Draft, c_string, in_root};
 pub use self::error::Error;
 use self::namespaces::{EntersPid, Namespaces};
 use self::tail::Tail;
-use crate::host::Host;
+use crate::host::{CgroupLayout, Host};
 use crate::program::Program;
 use crate::step::{Namespace, Propagation, Seccomp, Slot, Source, Step};
 
@@ -50,6 +51,8 @@ pub struct InitPlan {
     pub steps: Vec<Step>,
     /// What it becomes.
     pub program: Program,
+    /// How many descriptors of its own making the child keeps for later steps.
+    pub slots: usize,
     /// What was ignored, and why.
     pub warnings: Vec<String>,
 }
@@ -133,10 +136,8 @@ impl InitPlan {
     pub fn compile(input: &Input<'_>) -> Result<Self, Error> {
         let spec = input.spec;
         let process = spec.process().as_ref().ok_or_else(|| Error::missing("process"))?;
-        unsupported::check_spec(spec)?;
         let linux = linux(spec)?;
         unsupported::check_linux(linux)?;
-        unsupported::check_process(process)?;
         let namespaces = Namespaces::parse(linux)?;
         namespaces.validate(spec, linux)?;
         let labels = &labels(process, None, input.host)?;
@@ -145,7 +146,8 @@ impl InitPlan {
         let hooks = hooks::Checked::parse(input)?;
 
         let mut draft = Draft::default();
-        enter(input, &namespaces, process, hooks.as_ref(), &mut draft)?;
+        unsupported::of_other_platforms(spec, &mut draft);
+        enter(input, (process, linux), &namespaces, hooks.as_ref(), &mut draft)?;
         let readonly = root(input, linux, &namespaces, hooks.as_ref(), &mut draft)?;
         stdio(input, process, &mut draft)?;
         confine(input, linux, &namespaces, labels, readonly, &mut draft)?;
@@ -165,7 +167,6 @@ impl InitPlan {
         let ExecInput { process, spec, .. } = input;
         let linux = linux(spec)?;
         let container = spec.process().as_ref();
-        unsupported::check_process(process)?;
         let namespaces = Namespaces::parse(linux)?;
         let labels = &labels(process, container, input.host)?;
         let seccomp = input.seccomp.as_ref();
@@ -197,8 +198,8 @@ fn linux(spec: &Spec) -> Result<&Linux, Error> {
 }
 
 fn finish(draft: Draft, clone_flags: u64, maps: Option<IdMaps>, program: Program) -> InitPlan {
-    let Draft { sources, steps, warnings, .. } = draft;
-    InitPlan { sources, clone_flags, maps, steps, program, warnings }
+    let Draft { sources, steps, slots, warnings } = draft;
+    InitPlan { sources, clone_flags, maps, steps, program, slots, warnings }
 }
 
 fn gate(input: &Input<'_>, draft: &mut Draft) -> Result<(), Error> {
@@ -213,8 +214,8 @@ fn gate(input: &Input<'_>, draft: &mut Draft) -> Result<(), Error> {
 /// Into the cgroup, the keyring and the namespaces.
 fn enter(
     input: &Input<'_>,
+    (process, linux): (&Process, &Linux),
     namespaces: &Namespaces,
-    process: &Process,
     hooks: Option<&hooks::Checked<'_>>,
     draft: &mut Draft,
 ) -> Result<(), Error> {
@@ -227,7 +228,12 @@ fn enter(
     if namespaces.own(Namespace::User) {
         identity::early_rlimits(process, draft);
     }
+    let offsets = namespaces::time_offsets(linux)?;
+    if offsets.is_some() {
+        draft.step(Step::OpenTimeOffsets);
+    }
     namespaces.enter(draft);
+    draft.steps.extend(offsets.map(Step::TimeOffsets));
     if namespaces.enters_pid(input.host) == Some(EntersPid::BeforeMounts) {
         draft.step(Step::EnterPidNamespace);
     }
@@ -333,7 +339,11 @@ fn confine(
 
 /// An exec: into everything that the container has of its own, at once.
 fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Result<(), Error> {
+    let (initial, last) = scheduling::affinity(input.process, input.spec.process().as_ref())?;
+    // On v2 it is born in the cgroup, and there is no time before.
+    draft.steps.extend(initial.filter(|_| input.host.cgroup != CgroupLayout::V2));
     draft.step(Step::JoinCgroup);
+    draft.steps.extend(last);
     identity::oom_score_adj(input.process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
     if namespaces.own(Namespace::User) {

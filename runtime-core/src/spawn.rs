@@ -113,8 +113,14 @@ pub(crate) fn spawn(
     };
     spawning.born(pid);
     drop((theirs, sources));
-    let mut talk =
-        Talk { plan, channel: ours, child: Child { pid, pidfd, console: None }, first: None, children, at_hooks };
+    let mut talk = Talk {
+        plan,
+        channel: ours,
+        child: Child { pid, pidfd, console: None, warnings: Vec::new() },
+        first: None,
+        children,
+        at_hooks,
+    };
     let outcome = talk.run(&spawning);
     talk.end(outcome)
 }
@@ -148,7 +154,8 @@ impl Talk<'_> {
                 }
                 Some(Report::Born(born)) => {
                     spawning.born(born.pid);
-                    let born = Child { pid: born.pid, pidfd: born.pidfd, console: self.child.console.take() };
+                    let console = self.child.console.take();
+                    let born = Child { pid: born.pid, pidfd: born.pidfd, console, warnings: Vec::new() };
                     self.first = Some(std::mem::replace(&mut self.child, born));
                 }
                 Some(Report::Console(master)) => self.child.console = Some(master),
@@ -174,13 +181,14 @@ impl Talk<'_> {
     }
 
     /// Nothing of a failed spawn stays, not even a zombie.
-    fn end(self, outcome: Result<Outcome, Error>) -> Result<(Child, Option<Gated>), Error> {
+    fn end(mut self, outcome: Result<Outcome, Error>) -> Result<(Child, Option<Gated>), Error> {
         if outcome.is_err() {
             self.child.discard(self.children);
         }
         if let Some(first) = &self.first {
             let _ = first.wait(self.children);
         }
+        self.child.warnings = std::mem::take(&mut self.plan.warnings);
         match outcome? {
             Outcome::Executed => Ok((self.child, None)),
             Outcome::AtGate => {

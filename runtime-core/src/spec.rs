@@ -61,8 +61,25 @@ fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, se
             names.retain(|name| !name.is_string() || Capability::deserialize(name).is_ok());
             dropped |= names.len() != before;
         }
-        if dropped { serde_json::from_value(value) } else { Err(error) }
+        let renamed = rename_flags(&mut value, capabilities.trim_end_matches("capabilities"));
+        if dropped || renamed { serde_json::from_value(value) } else { Err(error) }
     })
+}
+
+/// oci-spec 0.10 misspells two flags of schedulers.
+fn rename_flags(spec: &mut Value, process: &str) -> bool {
+    let flags = spec.pointer_mut(&format!("{process}scheduler/flags")).and_then(Value::as_array_mut);
+    let mut renamed = false;
+    for flag in flags.into_iter().flatten() {
+        let theirs = match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => "SCHED_RESET_ON_FORK",
+            Some("SCHED_FLAG_DL_OVERRUN") => "SCHED_FLAG_D_L_OVERRUN",
+            _ => continue,
+        };
+        *flag = theirs.into();
+        renamed = true;
+    }
+    renamed
 }
 
 #[cfg(test)]

@@ -7,12 +7,14 @@
 mod hook;
 mod in_root;
 mod mount;
+mod sched;
 
 use std::ffi::CString;
 
 pub use hook::{HookKind, HookStep};
 pub use in_root::InRoot;
 pub use mount::{Attributes, Filesystem, MountSource, MountStep, Propagation};
+pub use sched::{BitSet, SchedAttr};
 
 use crate::plan::IdMaps;
 
@@ -82,9 +84,6 @@ pub struct SourceIndex(pub usize);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slot(pub usize);
 
-/// How many [`Slot`]s a child has.
-pub const SLOTS: usize = 16;
-
 /// The kinds of namespace, with the kernel's flags. namespaces(7)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Namespace {
@@ -102,6 +101,8 @@ pub enum Namespace {
     Cgroup,
     /// User and group ids, and the owner of the other namespaces.
     User,
+    /// Offsets of the monotonic and the boot clock.
+    Time,
 }
 
 impl Namespace {
@@ -116,6 +117,7 @@ impl Namespace {
             Self::Pid => libc::CLONE_NEWPID,
             Self::Cgroup => libc::CLONE_NEWCGROUP,
             Self::User => libc::CLONE_NEWUSER,
+            Self::Time => libc::CLONE_NEWTIME,
         }) as u64
     }
 
@@ -130,6 +132,7 @@ impl Namespace {
             Self::Pid => "pid",
             Self::Cgroup => "cgroup",
             Self::User => "user",
+            Self::Time => "time",
         }
     }
 }
@@ -229,7 +232,12 @@ pub enum Step {
     BecomeRoot,
     /// unshare(2) of `CLONE_NEW*` flags.
     Unshare(u64),
-    /// Clone again, into the pid namespace joined or unshared before; the first child hands the pidfd up and ends.
+    /// Open the file of time_namespaces(7), while we are still who may write to it.
+    OpenTimeOffsets,
+    /// The offsets of the new time namespace, before anybody is in it.
+    TimeOffsets(CString),
+    /// Clone again, into the pid namespace joined or unshared before, or the new time namespace; the first child hands the
+    /// pidfd up and ends.
     EnterPidNamespace,
     /// Bring `lo` up in the new network namespace.
     LoopbackUp,
@@ -313,6 +321,21 @@ pub enum Step {
     },
     /// Make a path read-only, if it exists.
     ReadonlyPath(InRoot),
+    /// sched_setattr(2)
+    Scheduler(SchedAttr),
+    /// ioprio_set(2): class and level, as the kernel has them.
+    IoPriority(u32),
+    /// sched_setaffinity(2)
+    CpuAffinity(BitSet),
+    /// set_mempolicy(2)
+    MemoryPolicy {
+        /// `MPOL_*` and its flags.
+        mode: u32,
+        /// NUMA nodes.
+        nodes: BitSet,
+    },
+    /// personality(2)
+    Personality(u32),
     /// umask(2)
     Umask(u32),
     /// prctl(PR_SET_NO_NEW_PRIVS)

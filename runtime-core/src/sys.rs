@@ -8,6 +8,7 @@ mod clone;
 pub mod guard;
 mod mount;
 mod privilege;
+mod sched;
 mod wait;
 
 pub(crate) use clone::{CloneRequest, Cloned, clone_again, clone_into, exit, fork};
@@ -17,6 +18,7 @@ pub(crate) use privilege::{
     namespace_type, peer_user, reset_signals, restore_signals, seccomp, send_signal, set_controlling_terminal,
     set_interface_up, setdomainname, setgroups, setns, setrlimit, stdio, unshare,
 };
+pub(crate) use sched::{ioprio_set, personality, sched_setaffinity, sched_setattr, set_mempolicy};
 pub(crate) use wait::first_ended;
 
 use rustix::io::Errno;

@@ -78,7 +78,7 @@ pub(crate) fn make(maps: &IdMaps, children: &Children) -> Result<OwnedFd, Error>
     restore_signals(&mask);
     let (pid, pidfd) = cloned.map_err(Error::Clone)?;
     spawning.born(pid);
-    let inhabitant = Child { pid, pidfd, console: None };
+    let inhabitant = Child { pid, pidfd, console: None, warnings: Vec::new() };
     let namespace = write_maps(pid, maps).map_err(Error::from).and_then(|()| open(pid));
     drop(ours);
     inhabitant.discard(children);

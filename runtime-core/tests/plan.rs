@@ -100,9 +100,12 @@ fn bad_processes() -> Vec<(Value, &'static str)> {
         (process(json!({ "rlimits": [{ "type": "RLIMIT_CPU" }, { "type": "RLIMIT_CPU" }] })), "process.rlimits[1] \"RLIMIT_CPU\": duplicated rlimit"),
         (process(json!({ "apparmorProfile": "cri" })), "process.apparmorProfile \"cri\": AppArmor is disabled or not supported by this kernel"),
         (process(json!({ "selinuxLabel": "a:b:c" })), "process.selinuxLabel \"a:b:c\": SELinux is disabled or not supported by this kernel"),
-        (process(json!({ "scheduler": { "policy": "SCHED_FIFO" } })), "process.scheduler is not supported"),
-        (process(json!({ "ioPriority": { "class": "IOPRIO_CLASS_IDLE", "priority": 0 } })), "process.ioPriority is not supported"),
-        (process(json!({ "execCPUAffinity": { "initial": "0" } })), "process.execCPUAffinity is not supported"),
+        (process(json!({ "scheduler": { "policy": "SCHED_OTHER", "nice": 20 } })), "process.scheduler.nice \"20\": must lie between -20 and 19"),
+        (process(json!({ "scheduler": { "policy": "SCHED_IDLE", "priority": 1 } })), "process.scheduler.priority: can only be specified for SCHED_FIFO or SCHED_RR"),
+        (process(json!({ "scheduler": { "policy": "SCHED_FIFO", "priority": -1 } })), "process.scheduler.priority \"-1\": must not be negative"),
+        (process(json!({ "scheduler": { "policy": "SCHED_RR", "runtime": 1 } })), "process.scheduler.runtime, deadline and period: can only be specified for SCHED_DEADLINE"),
+        (process(json!({ "ioPriority": { "class": "IOPRIO_CLASS_IDLE", "priority": 8 } })), "process.ioPriority.priority \"8\": must lie between 0 and 7"),
+        (json!({ "test": { "exec": { "user": {}, "cwd": "/", "args": ["true"], "execCPUAffinity": { "final": "3-1" } } } }), "process.execCPUAffinity.final \"3-1\": must be numbers and ranges like \"0-3,7\""),
         (process(json!({ "terminal": true, "consoleSize": { "height": 65536, "width": 1 } })), "process.consoleSize.height \"65536\": out of range"),
     ]
 }
@@ -143,7 +146,6 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
     vec![
         (json!({ "linux": null }), "linux.namespaces: a container without a mount namespace is not supported"),
         (linux(json!({ "namespaces": namespaces(&["mount", "pid", "pid"]) })), "linux.namespaces[2] \"pid\": duplicated namespace"),
-        (linux(json!({ "namespaces": namespaces(&["mount", "time"]) })), "linux.namespaces[1] (time) is not supported"),
         (linux(json!({ "namespaces": [{ "type": "network", "path": "x" }] })), "linux.namespaces[0].path \"x\": must be an absolute path"),
         (json!({ "hostname": "a", "linux": { "namespaces": namespaces(&["mount"]) } }), "hostname: unable to set hostname without a private UTS namespace"),
         (json!({ "domainname": "a", "linux": { "namespaces": namespaces(&["mount"]) } }), "domainname: unable to set domainname without a private UTS namespace"),
@@ -164,15 +166,19 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
         (linux(json!({ "devices": [{ "path": "/dev/x", "type": "c", "major": -1 }] })), "linux.devices[0].major \"-1\": must be a device number"),
         (linux(json!({ "intelRdt": {} })), "linux.intelRdt is not supported"),
         (linux(json!({ "netDevices": { "eth0": {} } })), "linux.netDevices is not supported"),
-        (linux(json!({ "memoryPolicy": { "mode": "MPOL_LOCAL" } })), "linux.memoryPolicy is not supported"),
-        (linux(json!({ "personality": { "domain": "LINUX32" } })), "linux.personality is not supported"),
-        (linux(json!({ "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets is not supported"),
+        (linux(json!({ "memoryPolicy": { "mode": "MPOL_LOCAL", "nodes": "0" } })), "linux.memoryPolicy.nodes: must be empty for MPOL_DEFAULT and MPOL_LOCAL"),
+        (linux(json!({ "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "" } })), "linux.memoryPolicy.nodes must not be empty"),
+        (linux(json!({ "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "0-9999" } })), "linux.memoryPolicy.nodes \"0-9999\": must be numbers and ranges like \"0-3,7\""),
+        (linux(json!({ "personality": { "domain": "LINUX32", "flags": ["A"] } })), "linux.personality.flags \"A\": is not a flag of OCI"),
+        (linux(json!({ "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets: time namespace offsets specified, but time namespace isn't enabled in the config"),
+        (linux(json!({ "namespaces": [{ "type": "mount" }, { "type": "time", "path": "/t" }], "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets: time namespace enabled, but both namespace path and time offsets specified"),
+        (linux(json!({ "namespaces": namespaces(&["mount", "time"]), "timeOffsets": { "realtime": { "secs": 1 } } })), "linux.timeOffsets \"realtime\": must be monotonic or boottime"),
+        (linux(json!({ "namespaces": namespaces(&["mount", "time"]), "timeOffsets": { "boottime": { "nanosecs": 1000000000 } } })), "linux.timeOffsets.boottime.nanosecs \"1000000000\": must be less than a second"),
         (linux(json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x" } })), "linux.seccomp.listenerPath is not supported"),
         (json!({ "hooks": { "createRuntime": [{ "path": "true" }] } }), "hooks.createRuntime[0].path \"true\": must be an absolute path"),
         (json!({ "hooks": { "poststop": [{ "path": "" }] } }), "hooks.poststop[0].path must not be empty"),
         (json!({ "hooks": { "poststart": [{ "path": "/bin/true", "timeout": 0 }] } }), "hooks.poststart[0].timeout \"0\": must be greater than zero"),
         (json!({ "hooks": { "prestart": [{ "path": "/bin/true", "args": ["a\0b"] }] } }), "hooks.prestart[0].args \"a\\0b\" contains a null byte"),
-        (json!({ "vm": { "kernel": { "path": "/k" } } }), "vm is not supported"),
     ]
 }
 

@@ -1,7 +1,9 @@
 //! Namespaces and the cgroup: joining, making, and going on inside them.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -41,6 +43,19 @@ impl Init<'_> {
         sys::unshare(Namespace::User.flag())?;
         ask_for_maps(self.channel)?;
         identity::become_root()
+    }
+
+    /// Whoever opens the file counts for what is written to it: behind a user namespace that would be nobody.
+    pub(super) fn open_time_offsets(&mut self) -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        self.time_offsets = Some(rustix::fs::open(c"/proc/self/timens_offsets", flags, Mode::empty())?);
+        Ok(())
+    }
+
+    pub(super) fn write_time_offsets(&mut self, offsets: &CStr) -> Result<(), Errno> {
+        let file = self.time_offsets.take().ok_or(Errno::BADF)?;
+        let written = rustix::io::write(&file, offsets.to_bytes())?;
+        if written == offsets.count_bytes() { Ok(()) } else { Err(Errno::IO) }
     }
 
     /// A process does not change its pid namespace, only its children's: so a sibling goes on, and this one ends.

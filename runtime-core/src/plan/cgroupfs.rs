@@ -54,7 +54,7 @@ fn v1(context: &Context<'_>, entry: &Entry<'_>, hierarchies: &[Hierarchy], draft
         },
         inherit_mode: false,
     });
-    let slot = if readonly != 0 { Some(draft.slot()?) } else { None };
+    let slot = if readonly != 0 { Some(draft.slot()) } else { None };
     top.keep = slot;
     draft.step(Step::Mount(Box::new(top)));
     for hierarchy in hierarchies {

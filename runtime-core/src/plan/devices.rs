@@ -90,9 +90,9 @@ fn read(field: &str, device: &LinuxDevice) -> Result<Device, Error> {
     })
 }
 
-/// mknod(2) is refused inside a user namespace: there the host's node of the same path is bound.
+/// mknod(2) of a device is refused inside a user namespace: there the host's node of the same path is bound.
 fn make(bound: bool, device: Device, draft: &mut Draft) -> Result<(), Error> {
-    if !bound {
+    if !bound || device.mode & S_IFMT == S_IFIFO {
         draft.step(Step::Device(device));
         return Ok(());
     }

@@ -7,7 +7,8 @@ use super::{IdMaps, InitPlan, capabilities};
 use crate::hooks;
 use crate::program::CStringArray;
 use crate::step::{
-    Attributes, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, Propagation, Source, SourceIndex, Step,
+    Attributes, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, Propagation, SchedAttr, Source,
+    SourceIndex, Step,
 };
 
 /// A step together with the plan that it belongs to, so that it can name what its sources are.
@@ -223,6 +224,9 @@ impl Display for Step {
             Self::Sysctl { path, value } => write!(f, "write {value:?} to /proc/{}", text(path)),
             Self::Mask { path, .. } => write!(f, "mask {path}"),
             Self::ReadonlyPath(path) => write!(f, "make {path} read-only"),
+            Self::TimeOffsets(offsets) => write!(f, "write {:?} to timens_offsets", text(offsets).trim_end()),
+            Self::Scheduler(_) | Self::IoPriority(_) | Self::CpuAffinity(_) => self.scheduling(f),
+            Self::MemoryPolicy { .. } | Self::Personality(_) => self.scheduling(f),
             Self::Umask(mask) => write!(f, "set umask {mask:04o}"),
             Self::MakeCwd(path) => write!(f, "mkdir cwd {path}"),
             // In the words of runc, whose users look for them.
@@ -264,6 +268,21 @@ impl Step {
         }
     }
 
+    fn scheduling(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Scheduler(SchedAttr { policy, flags, nice, priority, runtime, deadline, period }) => {
+                write!(f, "set scheduler {policy} (nice {nice}, priority {priority}, flags {flags:#x}")?;
+                let times = [runtime, deadline, period];
+                if times == [&0; 3] { f.write_str(")") } else { write!(f, ", times {times:?})") }
+            }
+            Self::IoPriority(priority) => write!(f, "set I/O priority {priority:#x}"),
+            Self::CpuAffinity(cpus) => write!(f, "set CPU affinity to {cpus}"),
+            Self::MemoryPolicy { mode, nodes } => write!(f, "set memory policy {mode:#x} on nodes {nodes}"),
+            Self::Personality(persona) => write!(f, "set personality {persona:#x}"),
+            _ => Ok(()),
+        }
+    }
+
     fn node(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::Device(device) => {
@@ -288,6 +307,7 @@ fn fixed(step: &Step) -> Option<&'static str> {
         Step::JoinCgroup => "join the cgroup",
         Step::UnshareUser => "create the user namespace",
         Step::BecomeRoot => "become root of the user namespace",
+        Step::OpenTimeOffsets => "open timens_offsets",
         Step::EnterPidNamespace => "enter the pid namespace",
         Step::LoopbackUp => "bring lo up",
         Step::OpenRoot => "open the container's root",
@@ -313,7 +333,7 @@ fn text(string: &CString) -> String {
 }
 
 fn flags(flags: u64) -> String {
-    const KINDS: [Namespace; 7] = [
+    const KINDS: [Namespace; 8] = [
         Namespace::Mount,
         Namespace::Uts,
         Namespace::Ipc,
@@ -321,6 +341,7 @@ fn flags(flags: u64) -> String {
         Namespace::Pid,
         Namespace::Cgroup,
         Namespace::User,
+        Namespace::Time,
     ];
     KINDS.iter().filter(|kind| flags & kind.flag() != 0).map(|kind| format!(" {}", kind.name())).collect()
 }

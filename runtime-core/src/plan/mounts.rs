@@ -184,7 +184,7 @@ fn filesystem(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Re
     let inherit_mode = tmpfs && !made.options.iter().any(|(key, _)| key.as_c_str() == c"mode");
     let mut step = entry.step(MountSource::Filesystem { filesystem: made, inherit_mode });
     if deferred {
-        step.keep = Some(draft.slot()?);
+        step.keep = Some(draft.slot());
     }
     Ok(step)
 }

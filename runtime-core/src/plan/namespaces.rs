@@ -22,7 +22,7 @@ impl Namespaces {
         let mut found = BTreeMap::new();
         for (index, namespace) in linux.namespaces().iter().flatten().enumerate() {
             let field = format!("linux.namespaces[{index}]");
-            let kind = kind(namespace.typ()).ok_or_else(|| Error::unsupported(format!("{field} (time)")))?;
+            let kind = kind(namespace.typ());
             let path = match namespace.path().as_deref().map(text) {
                 None | Some("") => None,
                 Some(path) if path.starts_with('/') => Some(c_string(&field, path)?),
@@ -58,9 +58,14 @@ impl Namespaces {
     }
 
     /// What clone3 makes. A cgroup namespace is rooted where its maker is, so it has to wait for the cgroup; with a
-    /// user namespace everything has to wait for that, to be owned by it.
+    /// user namespace everything has to wait for that, to be owned by it; and a new time namespace is entered by one more
+    /// clone, for which the first process of a pid namespace is not free.
     pub fn clone_flags(&self) -> u64 {
-        if self.own(Namespace::User) { 0 } else { self.new_flags() & !Namespace::Cgroup.flag() }
+        if self.own(Namespace::User) || self.is_new(Namespace::Time) {
+            0
+        } else {
+            self.new_flags() & !Namespace::Cgroup.flag()
+        }
     }
 
     /// Joins and makes all of them but the pid namespace's second half.
@@ -103,13 +108,15 @@ impl Namespaces {
         }
     }
 
-    /// When a pid namespace is entered by one more clone; one that clone3 made itself needs none.
+    /// When a pid namespace is entered by one more clone; one that clone3 made itself needs none. A new time namespace is
+    /// entered at the same moment.
     pub fn enters_pid(&self, host: &Host) -> Option<EntersPid> {
         let (user, joined) = (self.own(Namespace::User), self.joined(Namespace::Pid).is_some());
         if joined && !user && host.proc_of_namespace {
             return Some(EntersPid::AfterPivot);
         }
-        (joined || user && self.is_new(Namespace::Pid)).then_some(EntersPid::BeforeMounts)
+        let unshared = self.is_new(Namespace::Pid) && user || self.is_new(Namespace::Time);
+        (joined || unshared).then_some(EntersPid::BeforeMounts)
     }
 
     /// Refuses what cannot be meant, in the words of runc's validator.
@@ -124,6 +131,13 @@ impl Namespaces {
             if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) {
                 return Err(Error::conflict("domainname", "unable to set domainname without a private UTS namespace"));
             }
+        }
+        if linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()) && !self.is_new(Namespace::Time) {
+            let reason = match self.joined(Namespace::Time) {
+                Some(_) => "time namespace enabled, but both namespace path and time offsets specified",
+                None => "time namespace offsets specified, but time namespace isn't enabled in the config",
+            };
+            return Err(Error::conflict("linux.timeOffsets", reason));
         }
         let mapped = |maps: &Option<Vec<LinuxIdMapping>>| maps.as_ref().is_some_and(|maps| !maps.is_empty());
         let (uid, gid) = (mapped(linux.uid_mappings()), mapped(linux.gid_mappings()));
@@ -152,8 +166,8 @@ pub(super) enum EntersPid {
     AfterPivot,
 }
 
-fn kind(typ: LinuxNamespaceType) -> Option<Namespace> {
-    Some(match typ {
+fn kind(typ: LinuxNamespaceType) -> Namespace {
+    match typ {
         LinuxNamespaceType::Mount => Namespace::Mount,
         LinuxNamespaceType::Uts => Namespace::Uts,
         LinuxNamespaceType::Ipc => Namespace::Ipc,
@@ -161,8 +175,27 @@ fn kind(typ: LinuxNamespaceType) -> Option<Namespace> {
         LinuxNamespaceType::Pid => Namespace::Pid,
         LinuxNamespaceType::Cgroup => Namespace::Cgroup,
         LinuxNamespaceType::User => Namespace::User,
-        LinuxNamespaceType::Time => return None,
-    })
+        LinuxNamespaceType::Time => Namespace::Time,
+    }
+}
+
+/// The text of `timens_offsets`; `None` where there is none to write.
+pub(super) fn time_offsets(linux: &Linux) -> Result<Option<CString>, Error> {
+    const SECOND: u32 = 1_000_000_000;
+    let offsets: BTreeMap<_, _> = linux.time_offsets().iter().flatten().collect();
+    let mut lines = String::new();
+    for (clock, offset) in offsets {
+        if !matches!(clock.as_str(), "monotonic" | "boottime") {
+            return Err(Error::invalid("linux.timeOffsets", clock, "must be monotonic or boottime"));
+        }
+        let nanoseconds = offset.nanosecs().unwrap_or(0);
+        if nanoseconds >= SECOND {
+            let field = format!("linux.timeOffsets.{clock}.nanosecs");
+            return Err(Error::invalid(field, nanoseconds.to_string(), "must be less than a second"));
+        }
+        lines.push_str(&format!("{clock} {} {nanoseconds}\n", offset.secs().unwrap_or(0)));
+    }
+    if lines.is_empty() { Ok(None) } else { c_string("linux.timeOffsets", &lines).map(Some) }
 }
 
 /// The texts of `uid_map` and `gid_map` for a new user namespace.

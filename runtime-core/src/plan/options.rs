@@ -53,7 +53,7 @@ impl Options {
         let mut options = Self::default();
         for word in words {
             if !(options.mode(word) || options.attribute(word) || options.recursive(word) || options.propagate(word)) {
-                if matches!(word.as_str(), "tmpcopyup" | "copy-symlink" | "iversion")
+                if matches!(word.as_str(), "tmpcopyup" | "copy-symlink")
                     || matches!(word.as_str(), "src-nofollow" | "dest-nofollow")
                     || word.starts_with("idmap=")
                     || word.starts_with("ridmap=")
@@ -76,7 +76,8 @@ impl Options {
             "remount" => self.remount = true,
             "idmap" => self.idmap = Some(false),
             "ridmap" => self.idmap = Some(true),
-            "defaults" | "silent" | "loud" | "noiversion" => {}
+            // fsconfig(2) has no word for iversion, whose file systems have words of their own.
+            "defaults" | "silent" | "loud" | "iversion" | "noiversion" => {}
             "sync" => self.superblock.push("sync"),
             "dirsync" => self.superblock.push("dirsync"),
             "mand" => self.superblock.push("mand"),

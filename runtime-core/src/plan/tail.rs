@@ -5,7 +5,7 @@ use oci_spec::runtime::{Linux, PosixRlimit, Process, User};
 use super::confine::Labels;
 use super::draft::{Draft, c_string};
 use super::hooks::Checked;
-use super::{Error, capabilities, identity, program};
+use super::{Error, capabilities, identity, program, scheduling};
 use crate::host::Host;
 use crate::step::{Seccomp, Step};
 
@@ -23,6 +23,7 @@ pub(super) struct Tail<'a> {
 impl Tail<'_> {
     /// Limits, ids, rights, and the program looked up with them.
     pub fn become_user(&self, draft: &mut Draft) -> Result<(), Error> {
+        scheduling::compile(self.process, self.container, self.linux, draft)?;
         identity::rlimits(self.rlimits(), draft)?;
         if self.no_new_privileges() {
             draft.step(Step::NoNewPrivileges);

@@ -22,6 +22,7 @@ mod probe;
 mod propagation;
 mod races;
 mod rootfs;
+mod scheduling;
 mod sys;
 mod terminal;
 
@@ -77,6 +78,7 @@ const TESTS: &[&[Test]] = &[
     propagation::TESTS,
     rootfs::TESTS,
     hooks::TESTS,
+    scheduling::TESTS,
     crash::TESTS,
     faults::TESTS,
     hunt::TESTS,

@@ -80,6 +80,9 @@ impl Task {
         record: Arc<Record>,
         child: Child,
     ) -> CreateTaskResponse {
+        for warning in &child.warnings {
+            tracing::warn!(id = record.id, "create: {warning}");
+        }
         let pid = record.init.pid();
         let event = TaskCreate {
             container_id: request.id,

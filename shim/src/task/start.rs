@@ -62,6 +62,9 @@ impl Task {
                 return Err(error);
             }
         };
+        for warning in &child.warnings {
+            tracing::warn!(id = record.id, exec_id, "exec: {warning}");
+        }
         let pid = exec.process.pid();
         let event = TaskExecStarted {
             container_id: record.id.clone(),
