@@ -64,7 +64,13 @@ pub fn hierarchies() -> Vec<String> {
     }
     let entries = std::fs::read_dir("/sys/fs/cgroup").unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name != "unified").collect()
+    // Somebody may have left a directory there that nothing is mounted on.
+    names.filter(|name| is_hierarchy(&Path::new("/sys/fs/cgroup").join(name))).collect()
+}
+
+fn is_hierarchy(path: &Path) -> bool {
+    const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
+    rustix::fs::statfs(path).is_ok_and(|filesystem| filesystem.f_type as i64 == CGROUP_SUPER_MAGIC)
 }
 
 fn is_v2() -> bool {
