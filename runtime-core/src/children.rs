@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use crate::sys::first_ended;
+use crate::sys::{first_ended, send_signal};
 
 /// Every child this process has made and not yet reaped.
 #[derive(Debug, Default)]
@@ -66,6 +66,11 @@ impl Child {
             children.forget(self.pid);
         }
         Ok(status.as_ref().map(Exit::of))
+    }
+
+    /// Sends it a signal, of any number.
+    pub fn signal(&self, signal: i32) -> Result<(), Errno> {
+        send_signal(self.pidfd.as_fd(), signal)
     }
 
     /// How the process ended, its status left where it is; waits for the end.

@@ -1,61 +1,139 @@
-//! `berth`: the command line.
+//! `berth`: the command line. The verbs, flags, outputs and texts are those of runc, since its callers know them; each verb
+//! is a short-lived process that does its part with [`Container`](runtime_core::container::Container) and leaves.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
-use std::path::Path;
+mod bundle;
+mod console;
+mod create;
+mod error;
+mod exec;
+mod flags;
+mod foreground;
+mod home;
+mod list;
+mod log;
+mod plan;
+mod signal;
+mod stdio;
+mod sys;
+mod time;
 
-use runtime_core::preview;
+use std::ffi::OsString;
+use std::process::ExitCode;
 
-/// Why a command did nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// No command, or none that we know.
-    #[error("usage: berth plan BUNDLE")]
-    Usage,
-    /// There is no plan to be printed.
-    #[error("berth plan")]
-    Plan(#[source] Box<preview::Error>),
-    /// It was not printed.
-    #[error("write to standard output")]
-    Output(#[source] io::Error),
-    /// An OCI command that comes later.
-    #[error("berth {0}: not implemented yet")]
-    NotYet(String),
+pub use error::Error;
+
+use crate::error::chain;
+use flags::{Flag, Given, Until};
+use home::Berth;
+
+/// A verb.
+struct Command {
+    name: &'static str,
+    /// What stands behind the flags.
+    words: &'static str,
+    about: &'static str,
+    flags: &'static [Flag],
+    until: Until,
+    /// It clones containers from its own binary, which they must not be able to write to.
+    clones: bool,
+    run: fn(&Berth, &Given) -> Result<u8, Error>,
 }
 
-const LATER: [&str; 15] = [
-    "checkpoint",
-    "create",
-    "delete",
-    "events",
-    "exec",
-    "features",
-    "kill",
-    "list",
-    "pause",
-    "ps",
-    "restore",
-    "resume",
-    "run",
-    "start",
-    "state",
+const COMMANDS: &[Command] = &[
+    create::CREATE,
+    create::START,
+    create::RUN,
+    exec::EXEC,
+    list::STATE,
+    list::LIST,
+    list::PS,
+    signal::KILL,
+    signal::DELETE,
+    signal::PAUSE,
+    signal::RESUME,
+    plan::PLAN,
+    refused("checkpoint"),
+    refused("restore"),
 ];
 
-/// Runs one command.
-pub fn run(mut words: impl Iterator<Item = OsString>) -> Result<(), Error> {
-    let command = words.next().unwrap_or_default().to_string_lossy().into_owned();
-    match command.as_str() {
-        "plan" => match (words.next(), words.next()) {
-            (Some(bundle), None) => plan(&bundle),
-            _ => Err(Error::Usage),
-        },
-        name if LATER.contains(&name) => Err(Error::NotYet(command)),
-        _ => Err(Error::Usage),
+/// What runc does by CRIU.
+const fn refused(name: &'static str) -> Command {
+    Command {
+        name,
+        words: "<container-id>",
+        about: "not supported: a container cannot be saved",
+        flags: &[],
+        until: Until::Word,
+        clones: false,
+        run: |_, _| Err(Error::Unimplemented("checkpoint and restore are not supported")),
     }
 }
 
-/// Prints what creating the container of a bundle would do.
-fn plan(bundle: &OsStr) -> Result<(), Error> {
-    let plan = preview::preview(Path::new(bundle)).map_err(|error| Error::Plan(Box::new(error)))?;
-    io::stdout().write_all(plan.to_string().as_bytes()).map_err(Error::Output)
+/// Runs one command.
+pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.collect();
+    let given = match flags::parse(home::FLAGS, Until::Word, words.iter().cloned()) {
+        Ok(given) => given,
+        Err(Error::Help) => return help(),
+        Err(error) => return ExitCode::from(fail(&log::Log::default(), &error)),
+    };
+    if given.is_on("version") {
+        return version();
+    }
+    let Some((verb, rest)) = given.words.split_first() else { return help() };
+    let Some(command) = COMMANDS.iter().find(|command| *verb == command.name) else {
+        let error = Error::Usage(format!("no such command: {} (try berth --help)", verb.to_string_lossy()));
+        return ExitCode::from(fail(&log::Log::default(), &error));
+    };
+    let berth = match Berth::new(&given) {
+        Ok(berth) => berth,
+        Err(error) => return ExitCode::from(fail(&log::Log::default(), &error)),
+    };
+    ExitCode::from(command.act(&berth, rest, &words).unwrap_or_else(|error| fail(&berth.log, &error)))
+}
+
+impl Command {
+    fn act(&self, berth: &Berth, rest: &[OsString], all: &[OsString]) -> Result<u8, Error> {
+        let given = match flags::parse(self.flags, self.until, rest.iter().cloned()) {
+            Err(Error::Help) => {
+                print!("{}", self.help());
+                return Ok(0);
+            }
+            given => given?,
+        };
+        if self.clones {
+            home::seal(berth, all)?;
+        }
+        berth.log.debug(&format!("{} {:?}", self.name, given.words));
+        (self.run)(berth, &given)
+    }
+
+    fn help(&self) -> String {
+        let Self { name, words, about, flags, .. } = self;
+        format!(
+            "NAME:\n   berth {name} - {about}\n\nUSAGE:\n   berth {name} [options] {words}\n\nOPTIONS:\n{}",
+            flags::help(flags)
+        )
+    }
+}
+
+fn fail(log: &log::Log, error: &Error) -> u8 {
+    log.fatal(&chain(error));
+    error.code()
+}
+
+fn help() -> ExitCode {
+    println!("NAME:\n   berth - an OCI runtime\n\nUSAGE:\n   berth [global options] command [options] [arguments]\n");
+    println!("COMMANDS:");
+    for command in COMMANDS {
+        println!("   {:<12} {}", command.name, command.about);
+    }
+    print!("\nGLOBAL OPTIONS:\n{}", flags::help(home::FLAGS));
+    ExitCode::SUCCESS
+}
+
+fn version() -> ExitCode {
+    println!("berth version {}", env!("CARGO_PKG_VERSION"));
+    println!("spec: {}", runtime_core::state::OCI_VERSION);
+    ExitCode::SUCCESS
 }

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_default();
     if Path::new(&name).file_name() == Some(OsStr::new("berth")) {
-        return report(cli::run(words));
+        return cli::run(words);
     }
     match args::parse(words) {
         Ok(args) => act(&args),

@@ -1,0 +1,62 @@
+//! Terminals: ours in raw mode, and descriptors handed over sockets.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+use rustix::termios::{OptionalActions, Termios};
+
+use super::Error;
+
+/// Sends a descriptor to whoever listens at a path, with its name as the message.
+pub fn send(fd: BorrowedFd<'_>, name: &[u8], path: &Path) -> Result<(), Error> {
+    let failed = |errno: Errno| Error::file("send a descriptor to", path)(errno);
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    let socket = socket.map_err(failed)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = [fd];
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    let sent = rustix::net::sendmsg(&socket, &[IoSlice::new(name)], &mut control, SendFlags::NOSIGNAL);
+    sent.map(drop).map_err(failed)
+}
+
+/// Our terminal in raw mode: every key goes to the process. As it was again when this is dropped.
+#[derive(Debug)]
+pub struct Raw {
+    before: Termios,
+}
+
+impl Raw {
+    /// `None` if our input is no terminal.
+    pub fn enter() -> Option<Self> {
+        let stdin = std::io::stdin();
+        let before = rustix::termios::tcgetattr(&stdin).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
+        Some(Self { before })
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let _ = rustix::termios::tcsetattr(std::io::stdin(), OptionalActions::Now, &self.before);
+    }
+}
+
+/// Gives a terminal the size of ours, if we have one.
+pub fn resize(master: BorrowedFd<'_>) {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let ours = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
+    if let Some(size) = ours.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok()) {
+        // A terminal whose process is gone has no size.
+        let _ = rustix::termios::tcsetwinsize(master, size);
+    }
+}
