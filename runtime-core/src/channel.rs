@@ -24,6 +24,8 @@ pub(crate) enum Report {
     Console(OwnedFd),
     /// Everything is mounted: the hooks of your namespaces, please; then [`Channel::go`].
     Hooks,
+    /// This descriptor of mine is a seccomp listener: hand it on, please; then [`Channel::go`].
+    Listener(i32),
     /// All is ready, I wait at the gate.
     Ready,
     /// A hook failed that I ran, and I am gone.
@@ -58,6 +60,7 @@ const READY: u32 = 4;
 const FAILED: u32 = 5;
 const HOOKS: u32 = 6;
 const HOOK_FAILED: u32 = 7;
+const LISTENER: u32 = 8;
 
 /// How an [`Ending`] is one number: a status, or one of these with an errno.
 const TIMED_OUT: u32 = 1 << 30;
@@ -103,6 +106,7 @@ impl Channel {
                 Report::Born(Child { pid: Pid::from_raw(pid.cast_signed()).ok_or(Errno::PROTO)?, pidfd })
             }
             ([CONSOLE, ..], Some(master)) => Report::Console(master),
+            ([LISTENER, number, _], _) => Report::Listener(number.cast_signed()),
             ([HOOKS, ..], _) => Report::Hooks,
             ([READY, ..], _) => Report::Ready,
             ([HOOK_FAILED, step, ending], _) => Report::HookFailed {
@@ -161,6 +165,16 @@ pub(crate) fn receive_go(channel: BorrowedFd<'_>) -> Result<bool, Errno> {
 pub(crate) fn report_failed(channel: BorrowedFd<'_>, step: usize, errno: Errno) {
     // A parent that is gone cannot be told.
     let _ = send(channel, [FAILED, step as u32, errno.raw_os_error().cast_unsigned()], None);
+}
+
+/// Child: names a seccomp listener that is to be handed on, and waits for that. By write(2) alone: every other call may wait
+/// for an answer from the listener, which nobody has before.
+pub(crate) fn hand_on_listener(channel: BorrowedFd<'_>, number: u32) -> Result<(), Errno> {
+    let message = bytes([LISTENER, number, 0]);
+    if rustix::io::write(channel, &message)? != message.len() {
+        return Err(Errno::IO);
+    }
+    wait_for_go(channel)
 }
 
 /// Child: last words, of a hook.

@@ -40,9 +40,10 @@ use crate::children::{Child, Children};
 use crate::gate;
 use crate::hooks::{self, Runner};
 use crate::host::Host;
+use crate::listener::Listener;
 use crate::plan::seccomp::{Cache, Filter};
 use crate::plan::{ExecInput, InitPlan, Input};
-use crate::spawn::{self, Gated, Words};
+use crate::spawn::{self, Errands, Gated, Words};
 use crate::state::{Identity, State, Status};
 use crate::step::HookKind;
 use crate::sys::send_signal;
@@ -76,7 +77,7 @@ pub struct Container {
     bundle: PathBuf,
     /// Without its seccomp profile: that one is `seccomp` by now.
     spec: Spec,
-    seccomp: Option<Arc<Filter>>,
+    seccomp: Option<Seccomp>,
     no_new_keyring: bool,
     cgroup: Cgroup,
     /// `None` if it had ended when the container was opened.
@@ -87,6 +88,13 @@ pub struct Container {
     children: Arc<Children>,
     /// The poststop hooks have run: delete may be repeated.
     poststop: AtomicBool,
+}
+
+/// A profile, ready for every process of a container.
+#[derive(Debug, Clone)]
+struct Seccomp {
+    filter: Arc<Filter>,
+    listener: Option<Listener>,
 }
 
 /// Where start finds the gate.
@@ -120,7 +128,7 @@ impl Container {
             no_new_keyring: request.options.no_new_keyring,
             cgroup: &cgroup_directories(&runtime.host, &cgroup_path)?,
             host_network: joins_host_network(spec),
-            seccomp: seccomp.as_deref().cloned(),
+            seccomp: seccomp.as_ref().map(|seccomp| seccomp.filter.clone()),
             home: None,
             gate: home.gate().as_deref(),
             preserve_fds: request.options.preserve_fds,
@@ -137,8 +145,13 @@ impl Container {
             passwd::set_home(&mut plan.program.env, rootfs.as_fd(), process.user().uid());
         }
         let hooks = Runner { container: request.identity(), children: &runtime.children };
-        let at_hooks = |pid| hooks.create(pid);
-        let spawned = spawn::spawn(plan, sources, &attachment, request.stdio.files(), &runtime.children, &at_hooks);
+        let errands = Errands {
+            container: request.identity(),
+            status: Status::Creating,
+            listener: seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref()),
+            hooks: Some(hooks),
+        };
+        let spawned = spawn::spawn(plan, sources, &attachment, request.stdio.files(), &runtime.children, errands);
         let (child, gate) = match spawned {
             Err(spawn::Error::Hook(error)) => {
                 drop(made);
@@ -273,7 +286,7 @@ impl Container {
     ) -> Result<Child, Error> {
         let ExecRequest { process, stdio, preserve_fds } = request;
         let seccomp = match &self.seccomp {
-            Some(filter) => Some(filter.clone()),
+            Some(seccomp) => Some(seccomp.clone()),
             None => compile_seccomp(&self.spec, runtime)?,
         };
         let mut plan = InitPlan::compile_exec(&ExecInput {
@@ -283,7 +296,7 @@ impl Container {
             host: &runtime.host,
             terminal: stdio.is_terminal(),
             no_new_keyring: self.no_new_keyring,
-            seccomp: seccomp.as_deref().cloned(),
+            seccomp: seccomp.as_ref().map(|seccomp| seccomp.filter.clone()),
             home: None,
             preserve_fds: *preserve_fds,
         })?;
@@ -291,8 +304,13 @@ impl Container {
         if let Some(root) = init.root() {
             passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
         }
-        let (child, _) =
-            spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children, &|_| Ok(()))?;
+        let errands = Errands {
+            container: self.identity(),
+            status: Status::Running,
+            listener: seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref()),
+            hooks: None,
+        };
+        let (child, _) = spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children, errands)?;
         Ok(child)
     }
 
@@ -380,9 +398,9 @@ pub fn destroy(bundle: &Path, children: &Children) -> Result<Vec<hooks::Error>, 
     Ok(runner.run_all(HookKind::Poststop, Status::Stopped, None))
 }
 
-fn compile_seccomp(spec: &Spec, runtime: &Runtime) -> Result<Option<Arc<Filter>>, Error> {
-    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    Ok(profile.map(|profile| runtime.seccomp.compile(profile)).transpose()?)
+fn compile_seccomp(spec: &Spec, runtime: &Runtime) -> Result<Option<Seccomp>, Error> {
+    let Some(profile) = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref()) else { return Ok(None) };
+    Ok(Some(Seccomp { filter: runtime.seccomp.compile(profile)?, listener: Listener::of(profile) }))
 }
 
 /// A profile of 400 names is most of a spec, and of no use once it is compiled.

@@ -15,10 +15,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::channel::{ask_for_hooks, report_failed, wait_at_gate};
+use crate::channel::{ask_for_hooks, hand_on_listener, report_failed, wait_at_gate};
 use crate::gate;
 use crate::plan::InitPlan;
-use crate::step::{Slot, SourceIndex, Step};
+use crate::step::{Seccomp, Slot, SourceIndex, Step};
 use crate::sys;
 
 /// What the child works with: the plan, what its parent opened, and what it opens itself.
@@ -185,7 +185,7 @@ impl<'a> Init<'a> {
             Step::BoundingSet(set) => identity::bounding_set(*set),
             Step::Ids { uid, gid, groups } => identity::ids(*uid, *gid, groups.as_deref()),
             Step::Capabilities(capabilities) => identity::capabilities(capabilities),
-            Step::Seccomp(filter) => sys::seccomp(&filter.program, filter.flags),
+            Step::Seccomp(filter) => self.load_seccomp(filter),
             Step::FindProgram => self.find_program(),
             Step::Gate { listener } => self.gate(*listener),
             Step::ResetSignals => sys::reset_signals(),
@@ -221,6 +221,11 @@ impl<'a> Init<'a> {
     /// The descriptors below this one are the program's: nothing of ours ever lands there, since they are open.
     fn first_of_ours(&self) -> u32 {
         3 + self.plan.program.preserve_fds
+    }
+
+    fn load_seccomp(&self, filter: &Seccomp) -> Result<(), Errno> {
+        let listener = sys::seccomp(&filter.program, filter.flags)?;
+        if filter.has_listener() { hand_on_listener(self.channel, listener) } else { Ok(()) }
     }
 
     fn find_program(&mut self) -> Result<(), Errno> {

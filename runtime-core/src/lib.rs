@@ -9,6 +9,7 @@ mod gate;
 pub mod hooks;
 pub mod host;
 mod init;
+pub mod listener;
 pub mod plan;
 pub mod preview;
 pub mod program;

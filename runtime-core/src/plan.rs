@@ -25,6 +25,7 @@ mod unsupported;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
@@ -92,7 +93,7 @@ pub struct Input<'a> {
     /// The network namespace joined by path is the one we are in: its sysctls are the host's.
     pub host_network: bool,
     /// `linux.seccomp`, compiled.
-    pub seccomp: Option<Seccomp>,
+    pub seccomp: Option<Arc<Seccomp>>,
     /// Where it waits for another process to start it; absolute. `None` if its maker does.
     pub gate: Option<&'a Path>,
     /// How many descriptors from 3 on the program gets, beside stdio.
@@ -126,7 +127,7 @@ pub struct ExecInput<'a> {
     /// Keep the session keyring of the shim.
     pub no_new_keyring: bool,
     /// `linux.seccomp` of the container, compiled.
-    pub seccomp: Option<Seccomp>,
+    pub seccomp: Option<Arc<Seccomp>>,
     /// How many descriptors from 3 on the program gets, beside stdio.
     pub preserve_fds: u32,
 }

@@ -63,7 +63,7 @@ pub fn preview(bundle: &Path) -> Result<InitPlan, Error> {
         no_new_keyring: false,
         cgroup: &cgroup_directories(&host, &cgroup)?,
         host_network: joins_host_network(&spec),
-        seccomp: seccomp.as_deref().cloned(),
+        seccomp,
         gate: None,
         preserve_fds: 0,
     })?)

@@ -1,19 +1,21 @@
 //! One clone, and the talk with the child until it waits at its gate or has become its program.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::PidfdGetfdFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Attachment;
 use crate::channel::{Channel, Report};
 use crate::children::{Child, Children, Exit};
 use crate::errno::text;
-use crate::hooks;
+use crate::hooks::{self, Runner};
 use crate::init::Init;
+use crate::listener::{self, Listener};
 use crate::plan::InitPlan;
 use crate::sources;
+use crate::state::{Identity, Status};
 use crate::step::Step;
 use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals};
 use crate::userns::{WriteMap, write_maps};
@@ -46,6 +48,9 @@ pub enum Error {
     /// A hook, which stops what it was run for.
     #[error(transparent)]
     Hook(#[from] hooks::Error),
+    /// Its seccomp listener.
+    #[error(transparent)]
+    Listener(#[from] listener::Error),
     /// The ids of a user namespace.
     #[error(transparent)]
     IdMap(#[from] WriteMap),
@@ -98,7 +103,7 @@ pub(crate) fn spawn(
     attachment: &Attachment<'_>,
     stdio: Option<&[OwnedFd; 3]>,
     children: &Children,
-    at_hooks: &dyn Fn(Pid) -> Result<(), hooks::Error>,
+    errands: Errands<'_>,
 ) -> Result<(Child, Option<Gated>), Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Channel)?;
     let spawning = children.spawning();
@@ -119,10 +124,29 @@ pub(crate) fn spawn(
         child: Child { pid, pidfd, console: None, warnings: Vec::new() },
         first: None,
         children,
-        at_hooks,
+        errands,
     };
     let outcome = talk.run(&spawning);
     talk.end(outcome)
+}
+
+/// What the parent does for the child, beside what the plan has it open.
+#[derive(Clone, Copy)]
+pub(crate) struct Errands<'a> {
+    /// For whom.
+    pub(crate) container: Identity<'a>,
+    /// Where it is in its life.
+    pub(crate) status: Status,
+    /// Who answers the system calls that its filter leaves to others.
+    pub(crate) listener: Option<&'a Listener>,
+    /// Runs the hooks of our own namespaces; an exec has none.
+    pub(crate) hooks: Option<Runner<'a>>,
+}
+
+impl<'a> Errands<'a> {
+    fn hooks(&self) -> Result<Runner<'a>, Error> {
+        self.hooks.ok_or(Error::Channel(Errno::PROTO))
+    }
 }
 
 /// The parent's side of a spawn.
@@ -133,8 +157,7 @@ struct Talk<'a> {
     /// The process that [`Step::EnterPidNamespace`] ended.
     first: Option<Child>,
     children: &'a Children,
-    /// Runs the hooks of our own namespaces.
-    at_hooks: &'a dyn Fn(Pid) -> Result<(), hooks::Error>,
+    errands: Errands<'a>,
 }
 
 enum Outcome {
@@ -160,7 +183,11 @@ impl Talk<'_> {
                 }
                 Some(Report::Console(master)) => self.child.console = Some(master),
                 Some(Report::Hooks) => {
-                    (self.at_hooks)(self.child.pid)?;
+                    self.errands.hooks()?.create(self.child.pid)?;
+                    self.channel.go().map_err(Error::Channel)?;
+                }
+                Some(Report::Listener(number)) => {
+                    self.hand_on_listener(number)?;
                     self.channel.go().map_err(Error::Channel)?;
                 }
                 Some(Report::HookFailed { step, ending, said }) => return Err(hook(&self.plan, step, ending, said)),
@@ -169,6 +196,15 @@ impl Talk<'_> {
                 None => return self.closed(),
             }
         }
+    }
+
+    fn hand_on_listener(&self, number: i32) -> Result<(), Error> {
+        let Errands { listener: Some(listener), container, status, .. } = &self.errands else {
+            return Err(Error::Channel(Errno::PROTO));
+        };
+        let ours = rustix::process::pidfd_getfd(&self.child.pidfd, number, PidfdGetfdFlags::empty());
+        let state = container.state(*status, Some(self.child.pid));
+        Ok(listener.send(ours.map_err(Error::Channel)?.as_fd(), self.child.pid, &state)?)
     }
 
     /// The child's end is closed: by execve, or because the child is gone.

@@ -10,6 +10,7 @@ mod mount;
 mod sched;
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 pub use hook::{HookKind, HookStep};
 pub use in_root::InRoot;
@@ -176,6 +177,14 @@ pub struct Seccomp {
     pub program: Vec<SockFilter>,
     /// `SECCOMP_FILTER_FLAG_*`.
     pub flags: u32,
+}
+
+impl Seccomp {
+    /// Whether somebody else answers some system calls: seccomp_unotify(2).
+    #[must_use]
+    pub fn has_listener(&self) -> bool {
+        self.flags & libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 != 0
+    }
 }
 
 /// `struct sock_filter`: one instruction of classic BPF. linux/filter.h
@@ -363,8 +372,8 @@ pub enum Step {
     },
     /// capset(2), then the ambient set.
     Capabilities(Capabilities),
-    /// seccomp(SECCOMP_SET_MODE_FILTER)
-    Seccomp(Seccomp),
+    /// seccomp(SECCOMP_SET_MODE_FILTER); of a filter that leaves calls to a listener, wait until the parent has handed that on.
+    Seccomp(Arc<Seccomp>),
     /// Look the program up as the final user: PATH decides at create.
     FindProgram,
     /// Report that all is ready and wait until `start` opens the gate.

@@ -174,7 +174,6 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
         (linux(json!({ "namespaces": [{ "type": "mount" }, { "type": "time", "path": "/t" }], "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets: time namespace enabled, but both namespace path and time offsets specified"),
         (linux(json!({ "namespaces": namespaces(&["mount", "time"]), "timeOffsets": { "realtime": { "secs": 1 } } })), "linux.timeOffsets \"realtime\": must be monotonic or boottime"),
         (linux(json!({ "namespaces": namespaces(&["mount", "time"]), "timeOffsets": { "boottime": { "nanosecs": 1000000000 } } })), "linux.timeOffsets.boottime.nanosecs \"1000000000\": must be less than a second"),
-        (linux(json!({ "seccomp": { "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/x" } })), "linux.seccomp.listenerPath is not supported"),
         (json!({ "hooks": { "createRuntime": [{ "path": "true" }] } }), "hooks.createRuntime[0].path \"true\": must be an absolute path"),
         (json!({ "hooks": { "poststop": [{ "path": "" }] } }), "hooks.poststop[0].path must not be empty"),
         (json!({ "hooks": { "poststart": [{ "path": "/bin/true", "timeout": 0 }] } }), "hooks.poststart[0].timeout \"0\": must be greater than zero"),

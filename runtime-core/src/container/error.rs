@@ -102,7 +102,7 @@ impl Error {
         match self {
             Self::Plan(plan::Error::Unsupported { .. }) => ErrorKind::Unimplemented,
             Self::Plan(_) => ErrorKind::InvalidArgument,
-            Self::Seccomp(plan::seccomp::Error::Listener) | Self::SystemdCgroup => ErrorKind::Unimplemented,
+            Self::SystemdCgroup => ErrorKind::Unimplemented,
             Self::Seccomp(_) | Self::Rootfs { .. } => ErrorKind::InvalidArgument,
             Self::Cgroup(error) => error.kind(),
             Self::Signal { source: Errno::INVAL, .. } => ErrorKind::InvalidArgument,

@@ -239,7 +239,8 @@ impl Display for Step {
             Self::SelinuxExec(label) => write!(f, "set exec label {}", text(label)),
             Self::BoundingSet(_) | Self::Ids { .. } | Self::Capabilities(_) => self.rights(f),
             Self::Seccomp(filter) => {
-                write!(f, "load seccomp filter ({} instructions, flags {:#x})", filter.program.len(), filter.flags)
+                write!(f, "load seccomp filter ({} instructions, flags {:#x})", filter.program.len(), filter.flags)?;
+                f.write_str(if filter.has_listener() { " and hand its listener on" } else { "" })
             }
             _ => Ok(()),
         }

@@ -37,11 +37,14 @@ const _: () = assert!(align_of::<SockFilter>() == align_of::<libc::sock_filter>(
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// `listenerPath` is set.
-    #[error("seccomp listenerPath is not supported yet")]
-    Listener,
-    /// Something is left to a supervisor.
-    #[error("seccomp action SCMP_ACT_NOTIFY for {subject} needs listenerPath, which is not supported yet")]
+    /// Something is left to nobody.
+    #[error("seccomp action SCMP_ACT_NOTIFY for {subject} needs listenerPath")]
+    NoListener {
+        /// A system call's name.
+        subject: String,
+    },
+    /// Something is left to a listener that is needed to reach the listener.
+    #[error("seccomp action SCMP_ACT_NOTIFY cannot be used for {subject}")]
     Notify {
         /// A system call's name, or "defaultAction".
         subject: String,

@@ -1,5 +1,7 @@
 //! The last steps, which an init and an exec share: from root with every right to the program with its own.
 
+use std::sync::Arc;
+
 use oci_spec::runtime::{Linux, PosixRlimit, Process, User};
 
 use super::confine::Labels;
@@ -17,7 +19,7 @@ pub(super) struct Tail<'a> {
     pub linux: &'a Linux,
     pub host: &'a Host,
     pub labels: &'a Labels,
-    pub seccomp: Option<&'a Seccomp>,
+    pub seccomp: Option<&'a Arc<Seccomp>>,
 }
 
 impl Tail<'_> {
@@ -52,14 +54,22 @@ impl Tail<'_> {
         }
         draft.step(identity::umask(self.user(), self.container.map(Process::user)));
         draft.step(Step::FindProgram);
+        // Whoever creates the container hands the listener on, and starting it is another's.
+        if let Some(seccomp) = self.late_seccomp().filter(|seccomp| seccomp.has_listener()) {
+            draft.step(Step::Seccomp(seccomp.clone()));
+        }
         Ok(())
+    }
+
+    fn late_seccomp(&self) -> Option<&'_ Arc<Seccomp>> {
+        self.seccomp.filter(|_| self.no_new_privileges())
     }
 
     /// The very last: with no_new_privs the filter comes as late as possible, so that it need not allow what we do.
     /// Hooks of the container's may be the image's: they have no more rights than the program.
     pub fn execute(&self, hooks: Option<&Checked<'_>>, draft: &mut Draft) -> Result<(), Error> {
         draft.step(Step::ResetSignals);
-        if let Some(seccomp) = self.seccomp.filter(|_| self.no_new_privileges()) {
+        if let Some(seccomp) = self.late_seccomp().filter(|seccomp| !seccomp.has_listener()) {
             draft.step(Step::Seccomp(seccomp.clone()));
         }
         hooks.map_or(Ok(()), |hooks| hooks.start(draft))?;

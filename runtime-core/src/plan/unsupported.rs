@@ -22,11 +22,9 @@ pub(super) fn of_other_platforms(spec: &Spec, draft: &mut Draft) {
 
 /// Fields of `linux`.
 pub(super) fn check_linux(linux: &Linux) -> Result<(), Error> {
-    let listener = linux.seccomp().as_ref().and_then(|seccomp| seccomp.listener_path().as_ref());
     let present = [
         ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
         ("linux.intelRdt", linux.intel_rdt().is_some()),
-        ("linux.seccomp.listenerPath", listener.is_some_and(|path| !path.as_os_str().is_empty())),
     ];
     match present.iter().find(|(_, present)| *present) {
         Some((field, _)) => Err(Error::unsupported(*field)),

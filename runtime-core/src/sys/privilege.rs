@@ -38,8 +38,9 @@ pub(crate) fn set_controlling_terminal(terminal: BorrowedFd<'_>) -> Result<(), E
     Ok(())
 }
 
-/// seccomp(SECCOMP_SET_MODE_FILTER)
-pub(crate) fn seccomp(program: &[SockFilter], flags: u32) -> Result<(), Errno> {
+/// seccomp(SECCOMP_SET_MODE_FILTER). With `SECCOMP_FILTER_FLAG_NEW_LISTENER` the number of the listener comes back, which is
+/// close-on-exec.
+pub(crate) fn seccomp(program: &[SockFilter], flags: u32) -> Result<u32, Errno> {
     #[repr(C)]
     struct SockFprog {
         len: u16,
@@ -47,8 +48,9 @@ pub(crate) fn seccomp(program: &[SockFilter], flags: u32) -> Result<(), Errno> {
     }
     let fprog = SockFprog { len: u16::try_from(program.len()).map_err(|_| Errno::INVAL)?, filter: program.as_ptr() };
     // SAFETY: `fprog` and the instructions it points to outlive the call; SockFilter has the layout of sock_filter.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) })?;
-    Ok(())
+    let result =
+        check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const fprog) })?;
+    Ok(result as u32)
 }
 
 /// close_range(2) of `first..=last`.

@@ -1,6 +1,7 @@
 //! What the tests of the plan need: hosts, a spec that is right, and ways to spoil it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::{Process, Spec};
 use runtime_core::host::{CgroupLayout, Hierarchy, Host};
@@ -36,8 +37,11 @@ pub fn compile(spec: &Spec, test: &Value, host: &Host) -> Result<InitPlan, Error
     let rootfs: Vec<Mount> = test["rootfs"].as_array().into_iter().flatten().map(mount).collect();
     let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     // What a profile becomes is seccomp's to test.
-    let seccomp =
-        seccomp.map(|_| Seccomp { program: vec![SockFilter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }], flags: 0 });
+    let seccomp = seccomp.map(|profile| {
+        let listener = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32;
+        let flags = if profile.listener_path().is_some() { listener } else { 0 };
+        Arc::new(Seccomp { program: vec![SockFilter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 }], flags })
+    });
     let spec_terminal = spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
     if test["exec"].is_object() {
         let process: Process = serde_json::from_value(test["exec"].clone()).unwrap_or_default();

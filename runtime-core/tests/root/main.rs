@@ -15,6 +15,7 @@ mod identity;
 mod leftovers;
 mod lifecycle;
 mod limits;
+mod listener;
 mod mounts;
 mod namespaces;
 mod outgrown;
@@ -78,6 +79,7 @@ const TESTS: &[&[Test]] = &[
     propagation::TESTS,
     rootfs::TESTS,
     hooks::TESTS,
+    listener::TESTS,
     scheduling::TESTS,
     crash::TESTS,
     faults::TESTS,

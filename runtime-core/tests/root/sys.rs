@@ -1,6 +1,8 @@
 //! The calls of the trials that rustix has not, or has as unsafe.
 #![allow(unsafe_code)]
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
 use rustix::thread::UnshareFlags;
 
 /// A mount namespace of our own. Called before there are threads.
@@ -23,5 +25,27 @@ impl Drop for IgnoredHangup {
     fn drop(&mut self) {
         // SAFETY: what signal(2) answered is what it takes.
         unsafe { libc::signal(libc::SIGHUP, self.0) };
+    }
+}
+
+/// Takes one notification of a seccomp listener and answers it with an error. seccomp_unotify(2)
+pub fn refuse_notified_call(listener: BorrowedFd<'_>, errno: i32) {
+    const RECEIVE: libc::c_ulong = 0xc050_2100;
+    const SEND: libc::c_ulong = 0xc018_2101;
+    #[repr(C)]
+    struct Answer {
+        id: u64,
+        value: i64,
+        error: i32,
+        flags: u32,
+    }
+    // `struct seccomp_notif`: the id is its first word.
+    let mut notification = [0_u64; 10];
+    // SAFETY: the kernel writes the 80 bytes that the request's number says.
+    let received = unsafe { libc::ioctl(listener.as_raw_fd(), RECEIVE, notification.as_mut_ptr()) };
+    let answer = Answer { id: notification[0], value: 0, error: -errno, flags: 0 };
+    if received == 0 {
+        // SAFETY: the kernel reads the 24 bytes that the request's number says. A caller that is gone needs no answer.
+        unsafe { libc::ioctl(listener.as_raw_fd(), SEND, &raw const answer) };
     }
 }

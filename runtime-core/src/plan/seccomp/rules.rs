@@ -14,6 +14,8 @@ use rustix::io::Errno;
 use super::Error;
 use crate::step::SockFilter;
 
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`. linux/seccomp.h, Linux 5.19
+const WAIT_KILLABLE_RECV: u32 = 1 << 5;
 /// How many arguments a system call has.
 const ARGUMENTS: usize = 6;
 
@@ -64,16 +66,23 @@ pub(super) fn syscalls(profile: &LinuxSeccomp) -> impl Iterator<Item = (&LinuxSy
 
 /// `SECCOMP_FILTER_FLAG_*` for seccomp(2). No flags at all means SPEC_ALLOW, an empty list means none: as runc has it.
 pub(super) fn flags(profile: &LinuxSeccomp) -> u32 {
-    let Some(flags) = profile.flags() else { return libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32 };
+    let listener = if notifies(profile) { libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as u32 } else { 0 };
+    let Some(flags) = profile.flags() else { return listener | libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32 };
     let bit = |flag: &LinuxSeccompFilterFlag| match flag {
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => libc::SECCOMP_FILTER_FLAG_LOG as u32,
         LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as u32,
         // The child has one thread: there is nothing to synchronise with.
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
         // It says how to wait for a listener's answer, and the kernel refuses it (EINVAL) for a filter without one.
-        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if listener == 0 => 0,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => WAIT_KILLABLE_RECV,
     };
-    flags.iter().map(bit).fold(0, |all, flag| all | flag)
+    flags.iter().map(bit).fold(listener, |all, flag| all | flag)
+}
+
+/// Whether anything is left to a listener.
+fn notifies(profile: &LinuxSeccomp) -> bool {
+    syscalls(profile).any(|(rule, _)| rule.action() == LinuxSeccompAction::ScmpActNotify)
 }
 
 /// libseccomp's program for the profile.
@@ -89,9 +98,6 @@ pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<SockFilter>, Error> 
 
 /// A filter with the profile's default action and architectures, and no rules.
 pub(super) fn filter(profile: &LinuxSeccomp) -> Result<ScmpFilterContext, Error> {
-    if profile.listener_path().as_ref().is_some_and(|path| !path.as_os_str().is_empty()) {
-        return Err(Error::Listener);
-    }
     let oci_action = profile.default_action();
     let action = default_action(profile)?;
     let mut filter = ScmpFilterContext::new(action).map_err(|source| Error::Init { action: oci_action, source })?;
@@ -103,7 +109,19 @@ pub(super) fn filter(profile: &LinuxSeccomp) -> Result<ScmpFilterContext, Error>
 
 /// What happens to a system call that no rule names.
 pub(super) fn default_action(profile: &LinuxSeccomp) -> Result<ScmpAction, Error> {
-    action(profile.default_action(), profile.default_errno_ret(), "defaultAction")
+    match action(profile.default_action(), profile.default_errno_ret(), "defaultAction")? {
+        ScmpAction::Notify => Err(Error::Notify { subject: "defaultAction".to_owned() }),
+        action => Ok(action),
+    }
+}
+
+/// There must be somebody, and the write(2) by which the child tells its parent of the listener must not need one.
+fn check_notify(profile: &LinuxSeccomp, name: &str) -> Result<(), Error> {
+    let subject = name.to_owned();
+    if profile.listener_path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
+        return Err(Error::NoListener { subject });
+    }
+    if name == "write" { Err(Error::Notify { subject }) } else { Ok(()) }
 }
 
 /// Adds a rule for each name, and counts them.
@@ -115,6 +133,9 @@ pub(super) fn add_rules(filter: &mut ScmpFilterContext, profile: &LinuxSeccomp) 
             return Err(Error::EmptyName);
         }
         let action = action(rule.action(), rule.errno_ret(), name)?;
+        if action == ScmpAction::Notify {
+            check_notify(profile, name)?;
+        }
         let conditions = conditions(name, rule.args().as_deref().unwrap_or_default())?;
         // libseccomp refuses a rule that says what the default says.
         if action == default {
@@ -177,7 +198,7 @@ fn action(action: LinuxSeccompAction, errno: Option<u32>, subject: &str) -> Resu
         ScmpActTrace => ScmpAction::Trace(data),
         ScmpActLog => ScmpAction::Log,
         ScmpActAllow => ScmpAction::Allow,
-        ScmpActNotify => return Err(Error::Notify { subject: subject.to_owned() }),
+        ScmpActNotify => ScmpAction::Notify,
     })
 }
 

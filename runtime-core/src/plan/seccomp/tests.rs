@@ -208,15 +208,18 @@ fn what_cannot_be_done_is_refused_by_name() {
         (one_rule(r#"{"names": [""], "action": "SCMP_ACT_ERRNO"}"#), "seccomp rule has an empty system call name"),
         (
             one_rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}"#),
-            "seccomp action SCMP_ACT_NOTIFY for mkdir needs listenerPath, which is not supported yet",
+            "seccomp action SCMP_ACT_NOTIFY for mkdir needs listenerPath",
         ),
         (
             parse(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#),
-            "seccomp action SCMP_ACT_NOTIFY for defaultAction needs listenerPath, which is not supported yet",
+            "seccomp action SCMP_ACT_NOTIFY cannot be used for defaultAction",
         ),
         (
-            parse(r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent"}"#),
-            "seccomp listenerPath is not supported yet",
+            parse(
+                r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
+                    "syscalls": [{"names": ["write"], "action": "SCMP_ACT_NOTIFY"}]}"#,
+            ),
+            "seccomp action SCMP_ACT_NOTIFY cannot be used for write",
         ),
         (
             one_rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_KILL", "errnoRet": 1}"#),
