@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use runtime_core::cgroup::CgroupPath;
 use runtime_core::plan::{Error, InitPlan};
 use runtime_core::spec;
-use runtime_core::step::{MountStep, SLOTS, Step};
+use runtime_core::step::{MountStep, Step};
 use serde_json::Value;
 
 use crate::choices::Choices;
@@ -129,7 +129,7 @@ fn whole(plan: &InitPlan) {
     for step in &plan.steps {
         assert!(step.source().is_none_or(|source| source.0 < plan.sources.len()), "{step:?}");
         if let Step::Readonly(slot) = step {
-            assert!(slot.0 < SLOTS, "{step:?}");
+            assert!(slot.0 < plan.slots, "{step:?}");
         }
     }
 }
