@@ -69,8 +69,8 @@ pub fn hierarchies() -> Vec<String> {
 }
 
 fn is_hierarchy(path: &Path) -> bool {
-    const CGROUP_SUPER_MAGIC: i64 = 0x0027_e0eb;
-    rustix::fs::statfs(path).is_ok_and(|filesystem| filesystem.f_type as i64 == CGROUP_SUPER_MAGIC)
+    const CGROUP_SUPER_MAGIC: u32 = 0x0027_e0eb;
+    rustix::fs::statfs(path).is_ok_and(|filesystem| filesystem.f_type as u32 == CGROUP_SUPER_MAGIC)
 }
 
 fn is_v2() -> bool {
