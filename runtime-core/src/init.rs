@@ -3,6 +3,7 @@
 //! From its first instruction to execve it uses no heap, takes no lock, writes no log and cannot panic; the first step
 //! that fails goes up to the parent as (index, errno), and the child is gone. The parent owns all words.
 
+mod copy_up;
 mod dev;
 mod hook;
 mod identity;

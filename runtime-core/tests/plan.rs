@@ -126,7 +126,6 @@ fn bad_mounts() -> Vec<(Value, &'static str)> {
         (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind"], "uidMappings": [{ "hostID": 1, "containerID": 0, "size": 1 }] })), "mounts[0] (/a): id-mapped mounts must have both uid and gid mappings specified"),
         (mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["ridmap"] })), "mounts[0] (/a): id-mapped mounts are only supported for bind-mounts"),
         (mount(json!({ "destination": "/a", "source": "/b", "options": ["bind", "idmap=uids=0-1-2"] })), "mounts[0] (/a).options \"idmap=uids=0-1-2\" is not supported"),
-        (mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["tmpcopyup"] })), "mounts[0] (/a).options \"tmpcopyup\" is not supported"),
         (mount(json!({ "destination": "/a", "type": "tmpfs", "options": ["remount"] })), "mounts[0] (/a).options \"remount\" without bind is not supported"),
         (json!({ "root": null }), "root must not be empty"),
         (json!({ "root": { "path": "" } }), "root.path must not be empty"),

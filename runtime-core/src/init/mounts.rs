@@ -9,8 +9,8 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
 
-use super::Init;
 use super::in_root::{self, Missing};
+use super::{Init, copy_up};
 use crate::sources::{configure, create, make_filesystem};
 use crate::step::{Attributes, Filesystem, InRoot, MountSource, MountStep, Propagation, SourceIndex};
 use crate::sys::{MountAttr, RECURSIVE, mount_setattr};
@@ -69,12 +69,15 @@ impl Init<'_> {
                 }
                 (target, fcntl_dupfd_cloexec(tree, 3)?)
             }
-            MountSource::Filesystem { filesystem, inherit_mode } => {
+            MountSource::Filesystem { filesystem, inherit_mode, copy_up } => {
                 // A directory that had to be made has no mode of its own to hand on.
                 let covers = *inherit_mode && in_root::open(self.root()?, &step.target.path).is_ok();
                 let target = self.target(step, Missing::Directory)?;
                 let mount =
                     if covers { make_with_mode_of(filesystem, target.as_fd())? } else { make_filesystem(filesystem)? };
+                if *copy_up {
+                    copy_up::copy_up(target.as_fd(), mount.as_fd())?;
+                }
                 (target, mount)
             }
         };

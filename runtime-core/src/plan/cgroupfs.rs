@@ -31,6 +31,7 @@ fn unified(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Resul
                 attributes: entry.options.attributes(),
             },
             inherit_mode: false,
+            copy_up: false,
         })
     } else {
         let source = draft.source(Source::Tree { path: c_string(&entry.field, MOUNT_POINT)?, recursive: false });
@@ -53,6 +54,7 @@ fn v1(context: &Context<'_>, entry: &Entry<'_>, hierarchies: &[Hierarchy], draft
             attributes: RESTRICTED,
         },
         inherit_mode: false,
+        copy_up: false,
     });
     let slot = if readonly != 0 { Some(draft.slot()) } else { None };
     top.keep = slot;
@@ -91,6 +93,7 @@ fn fresh(entry: &Entry<'_>, hierarchy: &Hierarchy, target: InRoot) -> Result<Mou
     let source = MountSource::Filesystem {
         filesystem: Filesystem { fstype: c"cgroup".into(), source: c"cgroup".into(), options, attributes },
         inherit_mode: false,
+        copy_up: false,
     };
     Ok(MountStep { target, keep: None, ..entry.step(source) })
 }

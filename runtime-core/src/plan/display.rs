@@ -89,8 +89,14 @@ impl Described<'_> {
             MountSource::Opened { source, slave_first } => {
                 (self.source(*source, f.alternate()), slave_first.then_some(" as a slave"))
             }
-            MountSource::Filesystem { filesystem, inherit_mode } => {
-                (filesystem.to_string(), inherit_mode.then_some(" with its mode"))
+            MountSource::Filesystem { filesystem, inherit_mode, copy_up } => {
+                let how = match (inherit_mode, copy_up) {
+                    (true, true) => Some(" with its mode and contents"),
+                    (true, false) => Some(" with its mode"),
+                    (false, true) => Some(" with its contents"),
+                    (false, false) => None,
+                };
+                (filesystem.to_string(), how)
             }
         };
         if !f.alternate() {

@@ -182,7 +182,11 @@ fn filesystem(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Re
         made.attributes &= !RDONLY;
     }
     let inherit_mode = tmpfs && !made.options.iter().any(|(key, _)| key.as_c_str() == c"mode");
-    let mut step = entry.step(MountSource::Filesystem { filesystem: made, inherit_mode });
+    if options.copy_up && !tmpfs {
+        draft.warn(format!("{field}.options \"tmpcopyup\": ignored, it is for a tmpfs"));
+    }
+    let copy_up = tmpfs && options.copy_up;
+    let mut step = entry.step(MountSource::Filesystem { filesystem: made, inherit_mode, copy_up });
     if deferred {
         step.keep = Some(draft.slot());
     }

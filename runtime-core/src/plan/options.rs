@@ -32,6 +32,8 @@ pub(super) struct Options {
     pub remount: bool,
     /// `idmap` (false) or `ridmap` (true).
     pub idmap: Option<bool>,
+    /// `tmpcopyup`.
+    pub copy_up: bool,
     /// Attributes of the mount.
     pub set: u64,
     pub cleared: u64,
@@ -53,7 +55,7 @@ impl Options {
         let mut options = Self::default();
         for word in words {
             if !(options.mode(word) || options.attribute(word) || options.recursive(word) || options.propagate(word)) {
-                if matches!(word.as_str(), "tmpcopyup" | "copy-symlink")
+                if word == "copy-symlink"
                     || matches!(word.as_str(), "src-nofollow" | "dest-nofollow")
                     || word.starts_with("idmap=")
                     || word.starts_with("ridmap=")
@@ -74,6 +76,7 @@ impl Options {
             "bind" => self.bind = Some(self.bind.unwrap_or(false)),
             "rbind" => self.bind = Some(true),
             "remount" => self.remount = true,
+            "tmpcopyup" => self.copy_up = true,
             "idmap" => self.idmap = Some(false),
             "ridmap" => self.idmap = Some(true),
             // fsconfig(2) has no word for iversion, whose file systems have words of their own.

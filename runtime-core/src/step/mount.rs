@@ -52,6 +52,8 @@ pub enum MountSource {
         filesystem: Filesystem,
         /// Give its root the mode of the directory it covers, as runc does for a tmpfs without `mode=`.
         inherit_mode: bool,
+        /// Copy what it covers into it, as runc's `tmpcopyup`.
+        copy_up: bool,
     },
 }
 

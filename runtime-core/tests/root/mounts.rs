@@ -11,6 +11,9 @@ pub const TESTS: &[Test] = &[
     ("every_kind_of_mount_is_there_with_its_options", kinds),
     ("only_what_the_spec_asks_for_is_mounted", nothing_else),
     ("tmpfs_takes_the_mode_of_what_it_covers", tmpfs_mode),
+    ("tmpfs_begins_with_what_it_covers", copy_up),
+    ("any_number_of_tmpfs_can_be_read_only", many_readonly),
+    ("fifo_is_made_inside_a_user_namespace", fifo),
     ("readonly_tmpfs_takes_mounts_below_it", readonly_tmpfs),
     ("bind_has_exactly_its_options", bind_options),
     ("bind_of_a_file_makes_its_target", bind_file),
@@ -63,6 +66,53 @@ fn nothing_else() -> Result<(), Stop> {
     let bundle = Bundle::new().set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
     let said = bundle.sh("cut -d' ' -f5 /proc/self/mountinfo").says()?;
     assert_eq!(said, "/\n/proc\n/dev\n/dev/pts\n/dev/shm\n/dev/mqueue\n/sys\n/run");
+    Ok(())
+}
+
+/// With modes, owners and times, and without following a symlink out of the image.
+fn copy_up() -> Result<(), Stop> {
+    let plain: fn(Bundle) -> Bundle = |bundle| bundle;
+    for (change, id) in [(plain, 0), (super::namespaces::with_user_namespace, 100_000)] {
+        let bundle = Bundle::new().with_mount(tmpfs("/data", &["tmpcopyup", "ro"]));
+        let data = bundle.image("/data");
+        fs::create_dir_all(data.join("deep/er"))?;
+        fs::write(data.join("deep/er/file"), vec![b'x'; 3 << 20])?;
+        fs::write(data.join("set"), "")?;
+        fs::set_permissions(data.join("deep"), std::os::unix::fs::PermissionsExt::from_mode(0o2750))?;
+        std::os::unix::fs::symlink("/etc/shadow", data.join("link"))?;
+        rustix::fs::mknodat(rustix::fs::CWD, data.join("fifo"), rustix::fs::FileType::Fifo, 0o640.into(), 0)?;
+        let bundle = change(bundle);
+        std::os::unix::fs::lchown(data.join("set"), Some(id + 7), Some(id + 8))?;
+        fs::set_permissions(data.join("set"), std::os::unix::fs::PermissionsExt::from_mode(0o4755))?;
+        let epoch = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        fs::File::open(data.join("set"))?.set_modified(epoch)?;
+        let script = "cd /data; stat -c '%n %a %u:%g %s' deep deep/er/file; stat -c '%a %u:%g %Y' set; readlink link; \
+                      stat -c '%F %a' fifo; touch x 2>&1; grep -c ' /data tmpfs' /proc/self/mounts";
+        let bundle = bundle.sh(script);
+        let said = bundle.says()?;
+        let lines: Vec<_> = said.lines().collect();
+        assert!(
+            lines[0].starts_with("deep 2750 0:0") && lines[1] == format!("deep/er/file 644 0:0 {}", 3 << 20),
+            "{said}"
+        );
+        assert_eq!(lines[2..5], ["4755 7:8 1000000", "/etc/shadow", "fifo 640"], "{said}");
+        assert!(lines[5].contains("Read-only file system") && lines[6] == "1", "{said}");
+        assert!(data.join("deep/er/file").exists(), "what is covered stays as it was");
+    }
+    Ok(())
+}
+
+fn many_readonly() -> Result<(), Stop> {
+    let bundle = (0..40).fold(Bundle::new(), |bundle, n| bundle.with_mount(tmpfs(&format!("/many/{n}"), &["ro"])));
+    assert_eq!(bundle.sh("grep -c ' /many/[0-9]* tmpfs ro' /proc/self/mounts").says()?, "40");
+    Ok(())
+}
+
+fn fifo() -> Result<(), Stop> {
+    let bundle = super::namespaces::with_user_namespace(Bundle::new());
+    let fifo = json!({"path": "/dev/pipe", "type": "p", "major": 1, "minor": 3, "fileMode": 0o620, "uid": 5, "gid": 6});
+    let bundle = bundle.set("/linux/devices", json!([fifo])).sh("stat -c '%F %a %u:%g' /dev/pipe");
+    assert_eq!(bundle.says()?, "fifo 620 5:6");
     Ok(())
 }
 
