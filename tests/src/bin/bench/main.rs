@@ -12,6 +12,7 @@
 //! - `BERTH_RUNTIME`: the runtime in Berth's place, for work on the bench itself
 
 mod blocks;
+mod command_line;
 mod contender;
 mod counts;
 mod inside;
@@ -63,6 +64,7 @@ fn bench() -> Result<()> {
     memory::measure(&containerd, &contenders, containers, &mut report)?;
     counts::measure(&containerd, &contenders, &mut report)?;
     inside::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+    command_line::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
     report.print();
     Ok(())
 }
