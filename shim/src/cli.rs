@@ -5,6 +5,7 @@ mod bundle;
 mod console;
 mod create;
 mod error;
+mod events;
 mod exec;
 mod flags;
 mod foreground;
@@ -15,7 +16,9 @@ mod plan;
 mod signal;
 mod stdio;
 mod sys;
+mod template;
 mod time;
+mod update;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -51,6 +54,10 @@ const COMMANDS: &[Command] = &[
     signal::DELETE,
     signal::PAUSE,
     signal::RESUME,
+    update::UPDATE,
+    events::EVENTS,
+    template::SPEC,
+    template::FEATURES,
     plan::PLAN,
     refused("checkpoint"),
     refused("restore"),

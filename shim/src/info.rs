@@ -27,7 +27,7 @@ pub fn print() -> std::io::Result<()> {
 }
 
 /// The runtime-spec's features document. `linux` must be there: containerd 2.x reads it without asking.
-fn features() -> Value {
+pub fn features() -> Value {
     json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",

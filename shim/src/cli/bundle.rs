@@ -32,7 +32,10 @@ impl Bundle {
 
 fn load(config: &Path) -> Result<Spec, Error> {
     let json = match std::fs::read(config) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Err(Error::NoSpec(config.to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let given = config.file_name().unwrap_or_default();
+            return Err(Error::NoSpec(given.into()));
+        }
         json => json.map_err(Error::file("read", config))?,
     };
     let spec = spec::parse(&json).map_err(|source| Error::Json { what: config.display().to_string(), source })?;
