@@ -61,3 +61,22 @@ fn every_file_that_security_md_names_exists() {
         assert!(root().join(path).exists(), "docs/security.md names {path}, which is not there");
     }
 }
+
+#[test]
+fn every_row_of_matrix_md_has_its_letter_and_files_that_exist() {
+    let document = fs::read_to_string(root().join("docs/matrix.md")).expect("docs/matrix.md");
+    let rows: Vec<&str> = document.lines().filter(|line| line.starts_with("| ") && line.contains("| `")).collect();
+    assert!(rows.len() > 75, "{} rows", rows.len());
+    for row in rows {
+        let cells: Vec<&str> =
+            row.strip_prefix('|').and_then(|row| row.strip_suffix('|')).unwrap_or(row).split('|').collect();
+        assert_eq!(cells.len(), 4, "{row}");
+        let (letter, files, note) = (cells[1].trim(), cells[2], cells[3].trim());
+        assert!(matches!(letter, "S" | "P" | "N"), "{row}");
+        assert!(letter != "P" || !note.is_empty(), "what is missing? {row}");
+        assert!(quoted(files).next().is_some(), "{row}");
+        for file in quoted(files) {
+            assert!(root().join(file).is_file(), "docs/matrix.md names {file}, which is not there");
+        }
+    }
+}
