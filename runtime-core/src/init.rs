@@ -11,7 +11,7 @@ mod in_root;
 mod mounts;
 mod namespaces;
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -41,6 +41,8 @@ pub(crate) struct Init<'a> {
     step: usize,
     /// The container's root.
     root: Option<OwnedFd>,
+    /// Where the last node or symlink was made.
+    directory: Option<(&'a CStr, OwnedFd)>,
     /// The root is attached somewhere below `/`, not over it.
     root_below: bool,
     /// A procfs of our own.
@@ -81,6 +83,7 @@ impl<'a> Init<'a> {
             hooks_run: 0,
             step: 0,
             root: None,
+            directory: None,
             root_below: false,
             procfs: None,
             empty: None,
@@ -115,6 +118,10 @@ impl<'a> Init<'a> {
         let plan = self.plan;
         for (index, step) in plan.steps.iter().enumerate() {
             self.step = index;
+            // What is mounted may cover it.
+            if !matches!(step, Step::Device(_) | Step::Symlink { .. }) {
+                self.directory = None;
+            }
             if let Err(errno) = self.act(step) {
                 report_failed(self.channel, index, errno);
                 sys::exit(1);
@@ -130,7 +137,7 @@ impl<'a> Init<'a> {
         dev::stdio_from(self.stdio.map_or(stand_in, |files| files.each_ref().map(AsFd::as_fd)))
     }
 
-    fn act(&mut self, step: &Step) -> Result<(), Errno> {
+    fn act(&mut self, step: &'a Step) -> Result<(), Errno> {
         match step {
             Step::JoinCgroup => self.join_cgroup(),
             Step::OomScoreAdj(score) => identity::oom_score_adj(score),

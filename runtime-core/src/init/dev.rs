@@ -22,20 +22,30 @@ const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 const NULL: (u32, u32) = (1, 3);
 const PTMX: (u32, u32) = (5, 2);
 
-impl Init<'_> {
+impl<'a> Init<'a> {
+    /// The directory of a node or a symlink; the last one is kept, since most stand beside each other.
+    fn directory(&mut self, path: &'a InRoot) -> Result<BorrowedFd<'_>, Errno> {
+        if self.directory.as_ref().is_none_or(|(last, _)| *last != path.parent.as_c_str()) {
+            self.directory = Some((&path.parent, in_root::make_parent(self.root()?, path)?));
+        }
+        self.directory.as_ref().map(|(_, directory)| directory.as_fd()).ok_or(Errno::BADF)
+    }
+
     /// A node that is there already is left alone, but it must be the device that was asked for.
-    pub(super) fn device(&self, device: &Device) -> Result<(), Errno> {
-        let parent = in_root::make_parent(self.root()?, &device.path)?;
+    pub(super) fn device(&mut self, device: &'a Device) -> Result<(), Errno> {
+        let parent = self.directory(&device.path)?;
         let name = &device.path.name;
         let kind = FileType::from_raw_mode(device.mode);
         let mode = Mode::from_raw_mode(device.mode & 0o7777);
         let number = rustix::fs::makedev(device.major, device.minor);
-        match mknodat(&parent, name.as_c_str(), kind, mode, number) {
+        match mknodat(parent, name.as_c_str(), kind, mode, number) {
+            // Just made, root's, and for everybody: there is nothing to give to anybody.
+            Ok(()) if (device.uid, device.gid) == (0, 0) && device.mode & 0o666 == 0o666 => return Ok(()),
             Ok(()) | Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno),
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let node = rustix::fs::openat(&parent, name.as_c_str(), flags, Mode::empty())?;
+        let node = rustix::fs::openat(parent, name.as_c_str(), flags, Mode::empty())?;
         let stat = status(node.as_fd())?;
         let numbered = matches!(kind, FileType::CharacterDevice | FileType::BlockDevice);
         if FileType::from_raw_mode(stat.st_mode) != kind || (numbered && stat.st_rdev != number) {
@@ -48,16 +58,16 @@ impl Init<'_> {
         rustix::fs::chownat(&node, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)
     }
 
-    pub(super) fn symlink(&self, target: &CStr, path: &InRoot) -> Result<(), Errno> {
-        let parent = in_root::make_parent(self.root()?, path)?;
+    pub(super) fn symlink(&mut self, target: &CStr, path: &'a InRoot) -> Result<(), Errno> {
+        let parent = self.directory(path)?;
         let name = path.name.as_c_str();
-        match rustix::fs::symlinkat(target, &parent, name) {
+        match rustix::fs::symlinkat(target, parent, name) {
             Err(Errno::EXIST) => {}
             other => return other,
         }
         // What stands there goes, unless it is a directory or a mount of the spec's own: that one is meant.
-        match rustix::fs::unlinkat(&parent, name, AtFlags::empty()) {
-            Ok(()) => rustix::fs::symlinkat(target, &parent, name),
+        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+            Ok(()) => rustix::fs::symlinkat(target, parent, name),
             Err(Errno::BUSY | Errno::ISDIR | Errno::ROFS) => Ok(()),
             Err(errno) => Err(errno),
         }

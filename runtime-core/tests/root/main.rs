@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 mod attacks;
+mod budget;
 mod bundle;
 mod confine;
 mod crash;
@@ -79,6 +80,7 @@ const TESTS: &[&[Test]] = &[
     propagation::TESTS,
     rootfs::TESTS,
     hooks::TESTS,
+    budget::TESTS,
     listener::TESTS,
     scheduling::TESTS,
     crash::TESTS,

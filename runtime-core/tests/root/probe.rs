@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{crash, hunt};
+use super::{budget, crash, hunt};
 
 /// Plays the role that the arguments name, if they name one.
 pub fn play() -> Option<i32> {
@@ -11,6 +11,7 @@ pub fn play() -> Option<i32> {
     match args.get(1..)? {
         ["--role", "fds"] => Some(fds()),
         ["--role", "parent", bundles @ ..] => Some(crash::parent(bundles)),
+        ["--role", "budget", bundle] => Some(budget::play(bundle)),
         ["--role", "hunter", host] => Some(hunt::hunter(host)),
         _ => None,
     }
