@@ -12,6 +12,7 @@
 
 mod error;
 mod facts;
+mod look;
 mod made;
 mod passwd;
 mod record;
@@ -42,9 +43,9 @@ use crate::hooks::{self, Runner};
 use crate::host::Host;
 use crate::listener::Listener;
 use crate::plan::seccomp::{Cache, Filter};
-use crate::plan::{ExecInput, InitPlan, Input};
+use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
 use crate::spawn::{self, Errands, Gated, Words};
-use crate::state::{Identity, State, Status};
+use crate::state::{Identity, Status};
 use crate::step::HookKind;
 use crate::sys::send_signal;
 
@@ -117,26 +118,32 @@ impl Container {
         let seccomp = compile_seccomp(spec, runtime)?;
         let home = request.home();
         let cgroup_path = CgroupPath::parse(cgroups_path(spec), request.id)?.pinned()?;
-        let mut plan = InitPlan::compile(&Input {
-            spec,
-            id: request.id,
-            bundle: request.bundle,
-            rootfs: request.rootfs,
-            host: &runtime.host,
-            terminal: request.stdio.is_terminal(),
-            no_pivot_root: request.options.no_pivot_root,
-            no_new_keyring: request.options.no_new_keyring,
-            cgroup: &cgroup_directories(&runtime.host, &cgroup_path)?,
-            host_network: joins_host_network(spec),
-            seccomp: seccomp.as_ref().map(|seccomp| seccomp.filter.clone()),
-            home: None,
-            gate: home.gate().as_deref(),
-            preserve_fds: request.options.preserve_fds,
-        })?;
+        let compile = |cgroup: &[CgroupDirectory]| {
+            InitPlan::compile(&Input {
+                spec,
+                id: request.id,
+                bundle: request.bundle,
+                rootfs: request.rootfs,
+                host: &runtime.host,
+                terminal: request.stdio.is_terminal(),
+                no_pivot_root: request.options.no_pivot_root,
+                no_new_keyring: request.options.no_new_keyring,
+                cgroup,
+                host_network: joins_host_network(spec),
+                seccomp: seccomp.as_ref().map(|seccomp| seccomp.filter.clone()),
+                home: None,
+                gate: home.gate().as_deref(),
+                preserve_fds: request.options.preserve_fds,
+            })
+        };
+        let mut plan = compile(&cgroup_directories(&runtime.host, &cgroup_path)?)?;
         let created = SystemTime::now();
         let _lock = home.claim()?;
         let mut made = Made::record(&home, request.record(&cgroup_path, created))?;
-        let cgroup = made.cgroup(&cgroup_path, resources(spec))?;
+        let cgroup = made.cgroup(&cgroup_path, resources(spec), request.options.cgroup_optional)?;
+        if cgroup.is_none() {
+            plan = compile(&cgroup_directories(&runtime.host, &CgroupPath::own()?)?)?;
+        }
         let attachment = cgroup.attachment()?;
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
         let sources = spawn::open_sources(&plan, None, &runtime.children)?;
@@ -193,7 +200,8 @@ impl Container {
     pub fn open(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
         let home = Home::Directory(state.to_owned());
         let Some(Record { cgroup, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
-        let cgroup = Cgroup::open(&cgroup)?.unwrap_or_else(|| Cgroup::none(&cgroup));
+        let found = if kept.without_cgroup { None } else { Cgroup::open(&cgroup)? };
+        let cgroup = found.unwrap_or_else(|| Cgroup::none(&cgroup));
         let (process, words) = kept.init.map(|born| (born.process, born.words)).unzip();
         Ok(Some(Self {
             id: kept.id,
@@ -239,24 +247,6 @@ impl Container {
 
     fn hooks(&self) -> Runner<'_> {
         Runner { container: self.identity(), children: &self.children }
-    }
-
-    /// Where the container is in its life.
-    pub fn status(&self) -> Result<Status, Error> {
-        Ok(match &self.init {
-            None => Status::Stopped,
-            Some(init) if init.has_ended() => Status::Stopped,
-            Some(_) if self.cgroup.is_frozen()? => Status::Paused,
-            Some(_) if self.home.gate().is_some_and(|gate| gate::is_manned(&gate)) => Status::Created,
-            Some(_) => Status::Running,
-        })
-    }
-
-    /// Its state, as the specification has it.
-    pub fn state(&self) -> Result<State, Error> {
-        let status = self.status()?;
-        let pid = self.init.as_ref().map(|init| init.pid).filter(|_| status != Status::Stopped);
-        Ok(self.identity().state(status, pid))
     }
 
     /// Runs one more process in the container; returns when its program has been executed.
@@ -312,31 +302,6 @@ impl Container {
         };
         let (child, _) = spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children, errands)?;
         Ok(child)
-    }
-
-    /// Its id.
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Where `config.json` was.
-    pub fn bundle(&self) -> &Path {
-        &self.bundle
-    }
-
-    /// What it was made of. Of one that this process has created the seccomp profile is left out.
-    pub fn spec(&self) -> &Spec {
-        &self.spec
-    }
-
-    /// When.
-    pub fn created(&self) -> SystemTime {
-        self.created
-    }
-
-    /// Its cgroup.
-    pub fn cgroup(&self) -> &Cgroup {
-        &self.cgroup
     }
 
     /// Sends a signal to the container's first process.

@@ -19,6 +19,8 @@ pub struct Host {
     pub kcore: bool,
     /// We are in a user namespace ourselves: devices can be bound, not made.
     pub user_namespace: bool,
+    /// We are in a user namespace whose maker had no right over groups: nobody there may change them.
+    pub setgroups_denied: bool,
     /// procfs takes `pidns=`, so that it can be mounted before the pid namespace is entered. Linux 6.17
     pub proc_of_namespace: bool,
 }
@@ -51,6 +53,7 @@ impl Host {
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kcore: Path::new("/proc/kcore").exists(),
             user_namespace: !maps_everything(&fs::read_to_string("/proc/self/uid_map")?),
+            setgroups_denied: fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny"),
             proc_of_namespace: release() >= (6, 17),
         })
     }

@@ -13,6 +13,7 @@ mod home;
 mod list;
 mod log;
 mod plan;
+mod rootless;
 mod signal;
 mod stdio;
 mod sys;
@@ -59,6 +60,7 @@ const COMMANDS: &[Command] = &[
     template::SPEC,
     template::FEATURES,
     plan::PLAN,
+    rootless::MAP_IDS,
     refused("checkpoint"),
     refused("restore"),
 ];
@@ -132,7 +134,7 @@ fn fail(log: &log::Log, error: &Error) -> u8 {
 fn help() -> ExitCode {
     println!("NAME:\n   berth - an OCI runtime\n\nUSAGE:\n   berth [global options] command [options] [arguments]\n");
     println!("COMMANDS:");
-    for command in COMMANDS {
+    for command in COMMANDS.iter().filter(|command| !command.about.is_empty()) {
         println!("   {:<12} {}", command.name, command.about);
     }
     print!("\nGLOBAL OPTIONS:\n{}", flags::help(home::FLAGS));

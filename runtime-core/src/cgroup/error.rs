@@ -219,6 +219,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// The cgroups here are not ours to change.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        let forbidden = |errno: &Errno| matches!(*errno, Errno::ACCESS | Errno::PERM | Errno::ROFS);
+        match self {
+            Self::Directory { source, .. }
+            | Self::Enable { source, .. }
+            | Self::Write { source, .. }
+            | Self::Read { source, .. }
+            | Self::DeviceProgram { source, .. } => forbidden(source),
+            Self::OwnCgroupHidden { .. } | Self::NoCgroups { .. } => true,
+            _ => false,
+        }
+    }
+
     /// What a caller can make of it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -43,6 +43,11 @@ impl CgroupPath {
         CgroupPath::clean(text, Base::Own)
     }
 
+    /// Our own cgroup.
+    pub(crate) fn own() -> Result<CgroupPath, Error> {
+        CgroupPath { path: String::new(), base: Base::Own }.pinned()
+    }
+
     fn clean(text: &str, base: Base) -> Result<CgroupPath, Error> {
         let mut parts = Vec::new();
         for part in text.split('/') {
@@ -79,7 +84,8 @@ impl CgroupPath {
         };
         let own =
             own_path(own, controllers).ok_or_else(|| Error::OwnCgroupHidden { controller: controllers.join(",") })?;
-        Ok(if own.is_empty() { self.path.clone() } else { format!("{own}/{}", self.path) })
+        let parts = [own.as_str(), &self.path].into_iter().filter(|part| !part.is_empty());
+        Ok(parts.collect::<Vec<_>>().join("/"))
     }
 
     /// The cgroup `below` this one.

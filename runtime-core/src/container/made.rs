@@ -35,14 +35,40 @@ impl<'a> Made<'a> {
         Ok(First { pid: child.pid, pidfd: child.pidfd.try_clone().map_err(Error::Descriptor)? })
     }
 
-    pub fn cgroup(&mut self, path: &CgroupPath, resources: Option<&LinuxResources>) -> Result<&Cgroup, Error> {
-        Ok(self.cgroup.insert(Cgroup::create(path, resources)?))
+    /// The cgroup; [`Cgroup::none`] where it is `optional`, we may not make it, and no limit is lost by that.
+    pub fn cgroup(
+        &mut self,
+        path: &CgroupPath,
+        resources: Option<&LinuxResources>,
+        optional: bool,
+    ) -> Result<&Cgroup, Error> {
+        let made = match Cgroup::create(path, resources) {
+            Err(error) if optional && error.is_forbidden() && !resources.is_some_and(has_limits) => Cgroup::none(path),
+            made => made?,
+        };
+        if let Some(container) = self.record.container.as_mut().filter(|_| made.is_none()) {
+            container.without_cgroup = true;
+            self.home.write(&self.record)?;
+        }
+        Ok(self.cgroup.insert(made))
     }
 
     pub fn keep(mut self) -> Result<Cgroup, Error> {
         self.kept = true;
         self.cgroup.take().ok_or(Error::Started)
     }
+}
+
+/// Rules for devices do not count: who may not make a cgroup gets no device either.
+fn has_limits(resources: &LinuxResources) -> bool {
+    let mut others = resources.clone();
+    others.set_devices(None);
+    // Parts that say nothing are parts that tools write.
+    let empty = |part: &serde_json::Value| {
+        part.is_null() || part.as_object().is_some_and(serde_json::Map::is_empty) || part == &serde_json::json!([])
+    };
+    let json = serde_json::to_value(others).unwrap_or_default();
+    json.as_object().is_some_and(|parts| !parts.values().all(empty))
 }
 
 impl Drop for Made<'_> {

@@ -74,6 +74,8 @@ pub(super) struct Kept {
     /// As it was when the container was created: what becomes of the file does not matter.
     pub spec: Spec,
     pub no_new_keyring: bool,
+    /// There was none to be had: one of that name is another container's.
+    pub without_cgroup: bool,
     /// `None` until there is a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<Born>,

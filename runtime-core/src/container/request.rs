@@ -29,6 +29,8 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// Let systemd make the cgroup.
     pub systemd_cgroup: bool,
+    /// Without limits, go on in our own cgroup where we may not make another.
+    pub cgroup_optional: bool,
     /// Descriptors from 3 on that the program gets beside stdio; they are open.
     pub preserve_fds: u32,
     /// A directory to be made, absolute, by which other processes find the container ([`open`](super::Container::open)). `None` if it is
@@ -84,6 +86,7 @@ impl<'a> CreateRequest<'a> {
             created,
             spec: self.spec.clone(),
             no_new_keyring: self.options.no_new_keyring,
+            without_cgroup: false,
             init: None,
         });
         let poststop = if container.is_some() { None } else { Poststop::of(self.identity()) };

@@ -5,6 +5,7 @@ use oci_spec::runtime::{Linux, PosixRlimit, PosixRlimitType, Process, User};
 use super::Error;
 use super::draft::{Draft, c_string};
 use super::namespaces::is_mapped;
+use crate::host::Host;
 use crate::step::Step;
 
 /// What runc gives a process whose spec has none.
@@ -15,7 +16,7 @@ pub(super) fn umask(user: &User, container: Option<&User>) -> Step {
 }
 
 /// The ids. An id that the user namespace does not map could not be taken on.
-pub(super) fn ids(user: &User, linux: &Linux) -> Result<Step, Error> {
+pub(super) fn ids(user: &User, linux: &Linux, host: &Host) -> Result<Step, Error> {
     let groups = user.additional_gids().clone().unwrap_or_default();
     for (name, id) in [("uid", user.uid()), ("gid", user.gid())] {
         check(name, id)?;
@@ -29,7 +30,14 @@ pub(super) fn ids(user: &User, linux: &Linux) -> Result<Step, Error> {
     if let Some(gid) = [user.gid()].iter().chain(&groups).find(|gid| !is_mapped(linux.gid_mappings(), **gid)) {
         return Err(unmapped("gid", *gid));
     }
-    Ok(Step::Ids { uid: user.uid(), gid: user.gid(), groups: Some(groups) })
+    if host.setgroups_denied && !groups.is_empty() {
+        return Err(Error::conflict(
+            "process.user.additionalGids",
+            "cannot set any additional groups in a rootless container",
+        ));
+    }
+    let groups = (!host.setgroups_denied).then_some(groups);
+    Ok(Step::Ids { uid: user.uid(), gid: user.gid(), groups })
 }
 
 /// -1 means "unchanged" to setresuid(2), and nobody.

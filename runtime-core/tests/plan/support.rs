@@ -28,6 +28,7 @@ pub fn host(name: &str) -> Host {
         selinux: name == "lsm",
         kcore: true,
         user_namespace: false,
+        setgroups_denied: false,
         proc_of_namespace: name != "old",
     }
 }

@@ -15,7 +15,7 @@ use super::flags::{Flag, Given, Until, switch, value};
 use super::foreground::Foreground;
 use super::home::Berth;
 use super::stdio::{self, Ours, Preserved};
-use super::{Command, Error, console};
+use super::{Command, Error, console, rootless};
 
 const CREATE_FLAGS: &[Flag] = &[
     value("bundle", Some('b'), "DIR", "the bundle (the current directory)"),
@@ -74,8 +74,7 @@ pub const RUN: Command = Command {
 
 fn create(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let [id] = given.words("create")?;
-    let runtime = berth.runtime()?;
-    let (container, child, _) = make(berth, given, id, true, &runtime)?;
+    let Made { container, child, .. } = make(berth, given, id, true)?;
     let told = console(given, &child).and_then(|()| tell_pid(given, &child));
     undone_on_error(berth, &container, told)?;
     Ok(0)
@@ -97,13 +96,12 @@ fn start(berth: &Berth, given: &Given) -> Result<u8, Error> {
 fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let [id] = given.words("run")?;
     let detach = given.is_on("detach");
-    let runtime = berth.runtime()?;
     let foreground = if detach { None } else { Some(Foreground::enter()?) };
     if !detach && !given.is_on("no-subreaper") {
         let own = rustix::process::getpid();
         rustix::process::set_child_subreaper(Some(own)).map_err(Error::system("become a subreaper"))?;
     }
-    let (container, child, ours) = make(berth, given, id, detach, &runtime)?;
+    let Made { container, child, ours, runtime } = make(berth, given, id, detach)?;
     let started = console(given, &child).and_then(|()| Ok(container.start()?)).and_then(|()| tell_pid(given, &child));
     undone_on_error(berth, &container, started)?;
     let Some(foreground) = foreground else { return Ok(0) };
@@ -114,14 +112,15 @@ fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
     status
 }
 
-/// The container with its first process at the gate.
-fn make(
-    berth: &Berth,
-    given: &Given,
-    id: &str,
-    detach: bool,
-    runtime: &Runtime,
-) -> Result<(Container, Child, Ours), Error> {
+/// A container with its first process at the gate.
+struct Made {
+    container: Container,
+    child: Child,
+    ours: Ours,
+    runtime: Runtime,
+}
+
+fn make(berth: &Berth, given: &Given, id: &str, detach: bool) -> Result<Made, Error> {
     let state = berth.directory(id)?;
     if state.exists() {
         return Err(Error::Exists);
@@ -132,16 +131,19 @@ fn make(
     let preserved = Preserved::of(given, true)?;
     activate(&mut bundle.spec, preserved);
     let (stdio, ours) = stdio::open(terminal, detach)?;
+    rootless::enter(&mut bundle.spec)?;
+    let runtime = berth.runtime()?;
     let options = Options {
         no_pivot_root: given.is_on("no-pivot"),
         no_new_keyring: given.is_on("no-new-keyring"),
         systemd_cgroup: berth.systemd_cgroup,
         preserve_fds: preserved.count,
         state: Some(state),
+        cgroup_optional: berth.rootless,
     };
     let request = CreateRequest { id, bundle: &bundle.path, spec: &bundle.spec, rootfs: &[], stdio, options: &options };
-    let (container, child) = Container::create(request, runtime)?;
-    Ok((container, child, ours))
+    let (container, child) = Container::create(request, &runtime)?;
+    Ok(Made { container, child, ours, runtime })
 }
 
 /// A terminal's master goes to a socket, or to who stays.

@@ -12,7 +12,7 @@ use super::flags::{Flag, Given, Until, switch, text, value};
 use super::foreground::Foreground;
 use super::home::Berth;
 use super::stdio::{self, Preserved};
-use super::{Command, Error};
+use super::{Command, Error, rootless};
 
 const FLAGS: &[Flag] = &[
     value("console-socket", None, "PATH", "a socket that gets the master of the terminal"),
@@ -64,6 +64,7 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let preserved = Preserved::of(given, false)?;
     let foreground = if detach { None } else { Some(Foreground::enter()?) };
     let (stdio, ours) = stdio::open(terminal, detach)?;
+    rootless::join(&container)?;
     let runtime = berth.runtime()?;
     let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count };
     let child = container.exec_with(&request, &runtime)?;

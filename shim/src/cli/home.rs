@@ -41,6 +41,8 @@ pub struct Berth {
     pub root_given: bool,
     /// Let systemd make cgroups.
     pub systemd_cgroup: bool,
+    /// Go on without a cgroup that may not be made.
+    pub rootless: bool,
     /// What is told.
     pub log: Log,
     children: Arc<Children>,
@@ -68,6 +70,7 @@ impl Berth {
             root,
             root_given,
             systemd_cgroup: given.is_on("systemd-cgroup") || manager == Some("systemd"),
+            rootless: is_rootless(given)?,
             log,
             children: Arc::default(),
         })
@@ -99,6 +102,22 @@ impl Berth {
     pub fn runtime(&self) -> Result<Runtime, Error> {
         Ok(Runtime::new(Some(SECCOMP_CACHE.into()))?)
     }
+}
+
+/// Whether cgroups are likely to be somebody else's.
+fn is_rootless(given: &Given) -> Result<bool, Error> {
+    match given.text("rootless")?.map(str::to_ascii_lowercase).as_deref() {
+        None | Some("auto") => Ok(!rustix::process::geteuid().is_root() || in_user_namespace()),
+        Some("true" | "1" | "t") => Ok(true),
+        Some("false" | "0" | "f") => Ok(false),
+        Some(other) => Err(Error::Value { flag: "rootless", value: other.to_owned(), wanted: "true, false or auto" }),
+    }
+}
+
+/// The initial one maps every id to itself.
+fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map");
+    map.is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 fn default_root() -> PathBuf {

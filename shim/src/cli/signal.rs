@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use super::create::tell;
 use super::flags::{Given, Until, switch, text};
 use super::home::Berth;
-use super::{Command, Error};
+use super::{Command, Error, rootless};
 
 pub const KILL: Command = Command {
     name: "kill",
@@ -59,6 +59,7 @@ fn kill(berth: &Berth, given: &Given) -> Result<u8, Error> {
     };
     let container = berth.container(text(id)?)?;
     let signal = number(signal)?;
+    rootless::join(&container)?;
     let killed = signal == libc::SIGKILL;
     let result = match Signal::from_named_raw(signal) {
         // Where a container has no pid namespace, the end of its first process is not that of the others.
@@ -89,6 +90,7 @@ fn delete(berth: &Berth, given: &Given) -> Result<u8, Error> {
         Status::Created | Status::Stopped => {}
         status => return Err(Error::State(format!("cannot delete container {id} that is not stopped: {status}"))),
     }
+    rootless::join(&container)?;
     destroy(berth, &container)?;
     Ok(0)
 }

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::thread::UnshareFlags;
 
 /// Blocks every signal and gives a descriptor to read them from. signalfd(2)
 pub fn signals() -> Result<OwnedFd, Errno> {
@@ -38,6 +39,12 @@ pub fn inherited(number: i32) -> Option<BorrowedFd<'static>> {
     let open = unsafe { libc::fcntl(number, libc::F_GETFD) } != -1;
     // SAFETY: it is open, and nobody in this process closes what it did not open.
     open.then(|| unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+/// unshare(2) of namespaces.
+pub fn unshare(namespaces: UnshareFlags) -> Result<(), Errno> {
+    // SAFETY: descriptors, which are what somebody could rely upon, stay shared with nobody but us.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
 }
 
 fn errno() -> Errno {
