@@ -60,6 +60,8 @@ pub(crate) struct Init<'a> {
     candidate: usize,
     /// The working directory was refused to root, and is the user's to enter.
     cwd_refused: bool,
+    /// Its filter is in force: it may deny what is not the program's to do.
+    filtered: bool,
 }
 
 impl<'a> Init<'a> {
@@ -93,6 +95,7 @@ impl<'a> Init<'a> {
             joined: 0,
             candidate: 0,
             cwd_refused: false,
+            filtered: false,
         }
     }
 
@@ -231,7 +234,11 @@ impl<'a> Init<'a> {
         3 + self.plan.program.preserve_fds
     }
 
-    fn load_seccomp(&self, filter: &Seccomp) -> Result<(), Errno> {
+    /// close_range(2) is younger than many profiles: it is over when they begin. What is opened after that (a visitor at the
+    /// gate, a listener) is close-on-exec from birth.
+    fn load_seccomp(&mut self, filter: &Seccomp) -> Result<(), Errno> {
+        sys::close_from(self.first_of_ours())?;
+        self.filtered = true;
         let listener = sys::seccomp(&filter.program, filter.flags)?;
         if filter.has_listener() { hand_on_listener(self.channel, listener) } else { Ok(()) }
     }
@@ -243,7 +250,9 @@ impl<'a> Init<'a> {
 
     /// Nothing but what the program shall have outlives this: not even a descriptor that a step forgot (CVE-2024-21626).
     fn exec(&mut self) -> Result<(), Errno> {
-        sys::close_from(self.first_of_ours())?;
+        if !self.filtered {
+            sys::close_from(self.first_of_ours())?;
+        }
         let path = self.plan.program.candidates.get(self.candidate).ok_or(Errno::NOENT)?;
         Err(sys::execve(path, &self.args, &self.env))
     }

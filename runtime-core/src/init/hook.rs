@@ -87,7 +87,12 @@ impl Init<'_> {
             rustix::process::umask(Mode::from_raw_mode(0o022));
         }
         dev::stdio_from([state, said, said])?;
-        sys::close_from(3)?;
+        if self.filtered {
+            // All but what the program gets was marked before the filter came.
+            (3..self.first_of_ours()).for_each(sys::close_quietly);
+        } else {
+            sys::close_from(3)?;
+        }
         sys::reset_signals()
     }
 }

@@ -140,6 +140,12 @@ pub(crate) fn set_interface_up(socket: BorrowedFd<'_>, name: &CStr) -> Result<()
     Ok(())
 }
 
+/// close(2) of what may not even be open.
+pub(crate) fn close_quietly(fd: u32) {
+    // SAFETY: close takes an integer; in the child nobody uses the descriptors that go.
+    unsafe { libc::close(fd.cast_signed()) };
+}
+
 /// Standard input, output or error of this process.
 pub(crate) fn stdio(fd: i32) -> BorrowedFd<'static> {
     // SAFETY: 0, 1 and 2 are open in a shim and in its children, and are only ever replaced, never closed.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::bundle::Bundle;
+use super::bundle::{Bundle, shell};
 use super::identity::field;
 use super::{Stop, Test};
 
@@ -12,6 +12,7 @@ pub const TESTS: &[Test] = &[
     ("seccomp_is_in_force_with_and_without_no_new_privs", seccomp),
     ("seccomp_that_denies_getcwd_lets_init_and_exec_start", getcwd),
     ("seccomp_that_allows_little_lets_a_program_start", default_profile),
+    ("seccomp_that_denies_what_is_young_lets_init_and_exec_start", young),
     ("seccomp_that_kills_shows_in_the_exit", kill),
     ("seccomp_that_allows_nothing_ends_the_process", nothing),
     ("masked_paths_show_nothing", masked),
@@ -63,6 +64,22 @@ fn default_profile() -> Result<(), Stop> {
         let bundle = bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
         let live = bundle.sh("exec sleep 100").start()?;
         assert_eq!(live.sh("mkdir /tmp/made && ls /tmp")?.success()?, "made");
+    }
+    Ok(())
+}
+
+/// With the one a program is looked for, with the other descriptors are closed, when a filter may be in force already.
+fn young() -> Result<(), Stop> {
+    for no_new_privileges in [true, false] {
+        let mut profile = deny("faccessat2", 1);
+        profile["syscalls"][0]["names"] = json!(["faccessat2", "close_range", "openat2"]);
+        let bundle = Bundle::new().set("/linux/seccomp", profile);
+        let bundle = bundle.set("/process/noNewPrivileges", json!(no_new_privileges));
+        let live = bundle.sh("exec sleep 100").start()?;
+        assert_eq!(live.sh("echo alive")?.success()?, "alive");
+        let mut process = shell("");
+        process["args"] = json!(["/etc"]);
+        assert!(live.exec(&process).is_err());
     }
     Ok(())
 }
