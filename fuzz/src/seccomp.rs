@@ -98,7 +98,7 @@ fn profile(choices: &mut Choices<'_>) -> Value {
     }
     profile["architectures"] =
         ARCHITECTURES.iter().filter(|_| choices.once_in(2)).map(|(name, ..)| json!(name)).collect();
-    let (mut rules, mut conditional) = (Vec::new(), false);
+    let mut rules = Vec::new();
     for _ in 0..=choices.below(10) {
         let names: Vec<_> = (0..=choices.below(3)).map(|_| choices.of(&NAMES)).collect();
         let action = action(choices);
@@ -106,13 +106,10 @@ fn profile(choices: &mut Choices<'_>) -> Value {
         if (action.ends_with("ERRNO") && choices.once_in(2)) || choices.once_in(32) {
             rule["errnoRet"] = json!(choices.below(50));
         }
-        // Alternatives of conditions are left out: libseccomp 2.5 lets their branches share loaded halves of arguments,
-        // and now and then the wrong ones (docs/security.md, "Known to be weak").
-        let conditions = if conditional { 0 } else { choices.below(4) };
-        conditional |= conditions > 0;
-        let condition = |index: usize| {
+        let conditions = choices.below(4);
+        let condition = |_| {
             let operator = format!("SCMP_CMP_{}", choices.of(&OPERATORS));
-            let index = if choices.once_in(64) { 6 } else { index };
+            let index = if choices.once_in(64) { 6 } else { choices.below(3) };
             // Never equal: a second value with bits outside of the mask. libseccomp finds them equal where the mask is 0.
             let (value, two) = (value(choices), value(choices));
             let two = if operator.ends_with("MASKED_EQ") { two & value } else { two };

@@ -10,6 +10,7 @@
 
 mod cache;
 mod enosys;
+mod exact;
 mod rules;
 #[cfg(test)]
 mod testing;
@@ -134,10 +135,13 @@ pub fn compile(profile: &LinuxSeccomp, cache: Option<&Path>) -> Result<Filter, E
     cache::compile(profile, cache)
 }
 
-/// The filter of a profile: libseccomp's program behind the stub for system calls that are newer than the profile.
+/// The filter of a profile: libseccomp's program behind what answers for system calls that are newer than the profile,
+/// and for those that it compares more than once.
 fn build(profile: &LinuxSeccomp) -> Result<Filter, Error> {
     let mut program = enosys::stub(profile);
-    program.extend(rules::program(profile)?);
+    let rest = rules::program(profile)?;
+    program.extend(exact::stub(profile));
+    program.extend(rest);
     if program.len() > MAX_INSTRUCTIONS {
         return Err(Error::TooLong { instructions: program.len() });
     }

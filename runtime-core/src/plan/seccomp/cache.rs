@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use super::{Error, Filter, build};
 
 /// To be raised when the same profile gives another program, or a file another layout.
-const REVISION: u32 = 2;
+const REVISION: u32 = 3;
 
 /// How many filters a process keeps: a pod's containers share one or two profiles, and a filter has up to 32 KiB.
 const KEPT: usize = 8;

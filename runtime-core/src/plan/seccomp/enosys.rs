@@ -11,23 +11,23 @@ use oci_spec::runtime::{Arch, LinuxSeccomp};
 use super::rules::{default_action, native_arch, scmp_arch, syscalls};
 use crate::step::SockFilter;
 
-const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
-const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
-const IF_GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
+pub(super) const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+pub(super) const JUMP: u32 = libc::BPF_JMP | libc::BPF_JA;
+pub(super) const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+pub(super) const IF_GREATER: u32 = libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K;
 const IF_BITS: u32 = libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K;
-const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+pub(super) const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
 
 /// Offsets in `struct seccomp_data`. seccomp(2)
-const NUMBER: u32 = 0;
-const ARCHITECTURE: u32 = 4;
+pub(super) const NUMBER: u32 = 0;
+pub(super) const ARCHITECTURE: u32 = 4;
 
 /// The bit in an x32 system call's number that tells it from an x86_64 one: both have x86_64's AUDIT_ARCH.
 const X32_BIT: u32 = 1 << 30;
 
 const RETURN_ENOSYS: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
 
-const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
+pub(super) const fn instruction(code: u32, jt: u8, jf: u8, k: u32) -> SockFilter {
     SockFilter { code: code as u16, jt, jf, k }
 }
 
@@ -65,9 +65,8 @@ fn denies_by_default(profile: &LinuxSeccomp) -> bool {
     }
 }
 
-/// The largest numbers, this machine's architecture first, whether the profile lists it or not (libseccomp always
-/// adds it).
-fn newest(profile: &LinuxSeccomp) -> Vec<(u32, Newest)> {
+/// This machine's architecture first, whether the profile lists it or not (libseccomp always adds it).
+pub(super) fn architectures(profile: &LinuxSeccomp) -> Vec<Arch> {
     let native = native_arch();
     let listed = profile.architectures().iter().flatten().copied();
     let mut archs: Vec<Arch> = Vec::new();
@@ -76,7 +75,12 @@ fn newest(profile: &LinuxSeccomp) -> Vec<(u32, Newest)> {
             archs.push(arch);
         }
     }
+    archs
+}
 
+/// The largest numbers of each architecture.
+fn newest(profile: &LinuxSeccomp) -> Vec<(u32, Newest)> {
+    let archs = architectures(profile);
     let mut all: Vec<(u32, Newest)> = Vec::new();
     for arch in archs {
         let Some(number) = largest(profile, arch) else { continue };
@@ -103,7 +107,7 @@ fn largest(profile: &LinuxSeccomp, arch: Arch) -> Option<u32> {
 }
 
 /// The kernel's AUDIT_ARCH_*: libseccomp's tokens are the same numbers but for x32, which the kernel has not.
-fn audit_arch(arch: Arch) -> u32 {
+pub(super) fn audit_arch(arch: Arch) -> u32 {
     match arch {
         Arch::ScmpArchX32 => Arch::ScmpArchX86_64 as u32,
         other => other as u32,

@@ -11,7 +11,7 @@ use oci_spec::runtime::{
 use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
 
-use super::Error;
+use super::{Error, exact};
 use crate::step::SockFilter;
 
 /// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV`. linux/seccomp.h, Linux 5.19
@@ -127,6 +127,7 @@ fn check_notify(profile: &LinuxSeccomp, name: &str) -> Result<(), Error> {
 /// Adds a rule for each name, and counts them.
 pub(super) fn add_rules(filter: &mut ScmpFilterContext, profile: &LinuxSeccomp) -> Result<usize, Error> {
     let default = default_action(profile)?;
+    let exact = exact::names(profile);
     let mut rules = 0;
     for (rule, name) in syscalls(profile) {
         if name.is_empty() {
@@ -137,8 +138,9 @@ pub(super) fn add_rules(filter: &mut ScmpFilterContext, profile: &LinuxSeccomp) 
             check_notify(profile, name)?;
         }
         let conditions = conditions(name, rule.args().as_deref().unwrap_or_default())?;
-        // libseccomp refuses a rule that says what the default says.
-        if action == default {
+        // libseccomp refuses a rule that says what the default says; with what `exact` decides it may be wrong, or for ever
+        // at work.
+        if action == default || exact.contains(name) {
             continue;
         }
         // A name that libseccomp does not know is of another machine, or newer than libseccomp: `enosys` answers it.
@@ -171,7 +173,7 @@ fn add_rule(
 }
 
 /// libseccomp's name of an action, with EPERM where the profile gives no error number.
-fn action(action: LinuxSeccompAction, errno: Option<u32>, subject: &str) -> Result<ScmpAction, Error> {
+pub(super) fn action(action: LinuxSeccompAction, errno: Option<u32>, subject: &str) -> Result<ScmpAction, Error> {
     use LinuxSeccompAction::{
         ScmpActAllow, ScmpActErrno, ScmpActKill, ScmpActKillProcess, ScmpActKillThread, ScmpActLog, ScmpActNotify,
         ScmpActTrace, ScmpActTrap,

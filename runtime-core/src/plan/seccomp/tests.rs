@@ -133,6 +133,30 @@ fn names_that_nobody_knows_are_skipped() {
     assert_eq!(verdict(&filter_of(&rule), X86_64, native("mkdir"), &[]), errno(1));
 }
 
+/// Found by fuzzing: libseccomp's program allowed 0xffffffff, whose lower half it took for the upper one.
+#[test]
+fn alternatives_of_one_argument_do_not_mix_its_halves() {
+    let profile = parse(
+        r#"{"defaultAction": "SCMP_ACT_KILL", "syscalls": [
+            {"names": ["read"], "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 1, "value": 4294967294, "op": "SCMP_CMP_LE"}]},
+            {"names": ["read"], "action": "SCMP_ACT_ALLOW",
+                "args": [{"index": 1, "value": 8353313672819141176, "op": "SCMP_CMP_GE"}]}]}"#,
+    );
+    let filter = compile(&profile, None).unwrap();
+    for (value, expected) in [
+        (0, ALLOW),
+        (0xffff_fffe, ALLOW),
+        (0xffff_ffff, KILL_THREAD),
+        (0x1_0000_0000, KILL_THREAD),
+        (8_353_313_672_819_141_175, KILL_THREAD),
+        (8_353_313_672_819_141_176, ALLOW),
+        (u64::MAX, ALLOW),
+    ] {
+        assert_eq!(verdict(&filter, X86_64, native("read"), &[0, value]), expected, "{value:#x}");
+    }
+}
+
 /// Found by fuzzing: libseccomp's plain list answered every call with the default.
 #[test]
 fn a_name_of_another_machine_spoils_no_other_rule() {
