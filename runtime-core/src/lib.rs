@@ -1,5 +1,6 @@
 //! An OCI runtime for Linux as a library: a container is a list of steps.
 
+mod bystander;
 pub mod cgroup;
 mod channel;
 pub mod children;

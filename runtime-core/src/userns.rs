@@ -2,19 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::channel::{Channel, wait_at_gate};
-use crate::children::{Child, Children};
+use crate::bystander::{self, Bystander};
+use crate::children::Children;
 use crate::errno::text;
-use crate::init::close_others;
 use crate::plan::IdMaps;
 use crate::step::Namespace;
-use crate::sys::{self, CloneRequest, block_signals, clone_into, restore_signals};
 
 /// The ids of a user namespace could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -31,12 +29,9 @@ pub struct WriteMap {
 /// Why there is no user namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The socket to the process that is born in it.
-    #[error("talk with the process of a user namespace: {}", text(*.0))]
-    Channel(#[source] Errno),
-    /// clone3.
-    #[error("clone a process into a new user namespace: {}", text(*.0))]
-    Clone(#[source] Errno),
+    /// The process that is born in it.
+    #[error("make a user namespace: {0}")]
+    Bystander(#[from] bystander::Error),
     /// Its maps.
     #[error(transparent)]
     Map(#[from] WriteMap),
@@ -62,27 +57,9 @@ pub(crate) fn write_maps(pid: Pid, maps: &IdMaps) -> Result<(), WriteMap> {
 /// Makes a user namespace with these maps. It lives as long as its descriptor, and as what was mounted by it; the process
 /// that had to be born in it is gone when this returns.
 pub(crate) fn make(maps: &IdMaps, children: &Children) -> Result<OwnedFd, Error> {
-    let (ours, theirs) = Channel::pair().map_err(Error::Channel)?;
-    let spawning = children.spawning();
-    let request = CloneRequest { namespaces: Namespace::User.flag(), cgroup: None, sibling: false };
-    let kept = [theirs.as_fd().as_raw_fd().cast_unsigned()];
-    let mask = block_signals();
-    let cloned = clone_into(request, || {
-        sys::guard::enter_child();
-        // Of all others it has copies, whose ends somebody may wait for.
-        close_others(0, &kept);
-        // Until the other end is closed: if we die, it goes as well.
-        let _ = wait_at_gate(theirs.as_fd());
-        sys::exit(0)
-    });
-    restore_signals(&mask);
-    let (pid, pidfd) = cloned.map_err(Error::Clone)?;
-    spawning.born(pid);
-    let inhabitant = Child { pid, pidfd, console: None, warnings: Vec::new() };
-    let namespace = write_maps(pid, maps).map_err(Error::from).and_then(|()| open(pid));
-    drop(ours);
-    inhabitant.discard(children);
-    namespace
+    let inhabitant = Bystander::new(Namespace::User.flag(), children)?;
+    write_maps(inhabitant.pid(), maps)?;
+    open(inhabitant.pid())
 }
 
 fn open(pid: Pid) -> Result<OwnedFd, Error> {
