@@ -1,9 +1,10 @@
 //! A container's cgroup: made with its limits before the container runs, watched and changed while
 //! it does, emptied and removed after.
 //!
-//! Hosts differ: [`v2`] has one hierarchy, [`v1`] (also beside an unused v2: hybrid) one for every
-//! controller. [`layout`] finds out which; [`resources`] and [`devices`] decide, without a system
-//! call, what is to be written; everything else works on directory descriptors ([`dir`]).
+//! We make it, or systemd does when it is asked to ([`systemd`]). Hosts differ: [`v2`] has one
+//! hierarchy, [`v1`] (also beside an unused v2: hybrid) one for every controller. [`layout`] finds
+//! out which; [`resources`] and [`devices`] decide, without a system call, what is to be written;
+//! everything else works on directory descriptors ([`dir`]).
 
 mod devices;
 mod dir;
@@ -16,6 +17,7 @@ mod processes;
 mod resources;
 pub mod stats;
 mod sys;
+pub mod systemd;
 mod v1;
 mod v2;
 
@@ -29,7 +31,10 @@ pub use oom::OomWatch;
 pub use path::CgroupPath;
 pub use stats::Stats;
 
+use crate::bystander::Bystander;
+use crate::children::Children;
 use layout::Layout;
+use resources::{Found, Limits};
 
 /// A container's cgroup, held by descriptors of its directories. What is said of "the cgroup"
 /// includes all that is made below it.
@@ -59,12 +64,47 @@ impl Cgroup {
     /// Makes the cgroup and sets its limits; on error nothing is left of it. One that exists is
     /// taken over if it is empty, else that is [`Error::InUse`].
     pub fn create(path: &CgroupPath, resources: Option<&LinuxResources>) -> Result<Cgroup, Error> {
+        if path.unit().is_some() {
+            return Err(Error::Systemd { path: path.to_string() });
+        }
         let path = path.pinned()?;
         let groups = match Layout::discover()? {
-            Layout::V1(roots) => Groups::V1(v1::Groups::create(&roots, &path, resources)?),
-            Layout::V2(root) => Groups::V2(v2::Group::create(&root, &path, resources)?),
+            // All that can be refused without looking is refused before anything is made.
+            Layout::V1(roots) => Groups::V1(v1::Groups::create(&roots, &path, &Limits::v1(resources)?, Found::Left)?),
+            Layout::V2(root) => Groups::V2(v2::Group::create(&root, &path, &Limits::v2(resources)?, Found::Left)?),
         };
         Ok(Cgroup { path, groups })
+    }
+
+    /// Like [`Cgroup::create`], for a container: where systemd makes it, somebody is in it, who must stay until the
+    /// container's own process is.
+    pub(crate) fn create_for<'a>(
+        path: &CgroupPath,
+        resources: Option<&LinuxResources>,
+        children: &'a Children,
+    ) -> Result<(Cgroup, Option<Bystander<'a>>), Error> {
+        let Some(unit) = path.unit() else { return Ok((Cgroup::create(path, resources)?, None)) };
+        let resources = resources.map(systemd::whole_percents);
+        let layout = Layout::discover()?;
+        let limits = match layout {
+            Layout::V1(_) => Limits::v1(resources.as_ref())?,
+            Layout::V2(_) => Limits::v2(resources.as_ref())?,
+        };
+        let bystander = Bystander::new(0, children)?;
+        systemd::start(unit, bystander.pid(), &limits, matches!(layout, Layout::V2(_)))?;
+        let groups = match layout {
+            Layout::V1(roots) => v1::Groups::create(&roots, path, &limits, Found::Ours).map(Groups::V1),
+            Layout::V2(root) => v2::Group::create(&root, path, &limits, Found::Ours).map(Groups::V2),
+        };
+        match groups {
+            Ok(groups) => Ok((Cgroup { path: path.clone(), groups }, Some(bystander))),
+            Err(error) => {
+                // systemd would wait for it to end, and then the name is free again.
+                drop(bystander);
+                let _ = systemd::stop(unit);
+                Err(error)
+            }
+        }
     }
 
     /// The cgroup as somebody else left it, for cleaning up; `None` if nothing of it exists.
@@ -116,6 +156,29 @@ impl Cgroup {
 
     /// Changes the limits that are given. Device rules are not touched.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
+        if let Some(unit) = self.path.unit() {
+            let resources = systemd::whole_percents(resources);
+            self.tell(unit, &resources)?;
+            return self.write(&resources);
+        }
+        self.write(resources)
+    }
+
+    /// Has systemd know of new limits, in whose hands they would be forgotten else.
+    fn tell(&self, unit: &systemd::Unit, resources: &LinuxResources) -> Result<(), Error> {
+        let settings = match &self.groups {
+            // Nothing is left of it; that is told when its files are to be written.
+            Groups::None => return Ok(()),
+            Groups::V1(_) => resources::v1::settings(resources)?,
+            Groups::V2(group) => {
+                group.check_usage(resources)?;
+                resources::v2::settings(resources)?
+            }
+        };
+        systemd::update(unit, &settings)
+    }
+
+    fn write(&self, resources: &LinuxResources) -> Result<(), Error> {
         match &self.groups {
             Groups::None => Err(self.absent()),
             Groups::V1(groups) => groups.update(resources),
@@ -194,7 +257,8 @@ impl Cgroup {
             Groups::None => Ok(()),
             Groups::V1(groups) => groups.remove(),
             Groups::V2(group) => group.remove(),
-        }
+        }?;
+        self.path.unit().map_or(Ok(()), systemd::stop)
     }
 
     fn absent(&self) -> Error {

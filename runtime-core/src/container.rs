@@ -30,7 +30,7 @@ use rustix::process::Signal;
 
 pub use error::{Error, ErrorKind};
 pub(crate) use facts::{cgroup_directories, cgroups_path, joins_host_network};
-use facts::{check_rootfs, resources, rootfs_of};
+use facts::{cgroup_path, check_rootfs, resources, rootfs_of};
 use made::Made;
 pub use record::Lock;
 use record::{First, Home, Poststop, Record};
@@ -110,14 +110,11 @@ enum Gate {
 impl Container {
     /// Makes the container and its first process, which waits at its gate. On error nothing is left.
     pub fn create(request: CreateRequest<'_>, runtime: &Runtime) -> Result<(Self, Child), Error> {
-        if request.options.systemd_cgroup {
-            return Err(Error::SystemdCgroup);
-        }
         let spec = request.spec;
         check_rootfs(&request)?;
         let seccomp = compile_seccomp(spec, runtime)?;
         let home = request.home();
-        let cgroup_path = CgroupPath::parse(cgroups_path(spec), request.id)?.pinned()?;
+        let cgroup_path = cgroup_path(&request)?.pinned()?;
         let compile = |cgroup: &[CgroupDirectory]| {
             InitPlan::compile(&Input {
                 spec,
@@ -140,7 +137,7 @@ impl Container {
         let created = SystemTime::now();
         let _lock = home.claim()?;
         let mut made = Made::record(&home, request.record(&cgroup_path, created))?;
-        let cgroup = made.cgroup(&cgroup_path, resources(spec), request.options.cgroup_optional)?;
+        let cgroup = made.cgroup(&cgroup_path, resources(spec), request.options.cgroup_optional, &runtime.children)?;
         if cgroup.is_none() {
             plan = compile(&cgroup_directories(&runtime.host, &CgroupPath::own()?)?)?;
         }

@@ -161,6 +161,25 @@ impl Rules {
         Ok(())
     }
 
+    /// What systemd's `DeviceAllow` says; `None` where it has no words: for what is denied, and for one minor of every major.
+    pub(super) fn systemd(&self) -> Option<Vec<(String, String)>> {
+        let device = |devices: &Devices| {
+            let kind = match devices.kind {
+                Kind::Block => "block",
+                Kind::Char => "char",
+            };
+            match (devices.major, devices.minor) {
+                (Some(major), Some(minor)) => Some(format!("/dev/{kind}/{major}:{minor}")),
+                // By number, where the manual speaks of names: systemd understands both since 240.
+                (Some(major), None) => Some(format!("{kind}-{major}")),
+                (None, None) => Some(format!("{kind}-*")),
+                (None, Some(_)) => None,
+            }
+        };
+        let one = |(devices, access): &(Devices, Access)| Some((device(devices)?, access.to_string()));
+        (!self.allowed).then(|| self.exceptions.iter().map(one).collect()).flatten()
+    }
+
     /// The v1 writes: each file with its lines. First the default, which drops all that was inherited.
     pub(super) fn v1(&self) -> [(&'static str, Vec<String>); 2] {
         const FILES: [&str; 2] = ["devices.deny", "devices.allow"];

@@ -3,6 +3,8 @@
 use rustix::io::Errno;
 
 use super::layout::Controller;
+use super::systemd;
+use crate::bystander;
 use crate::container::ErrorKind;
 
 /// What can go wrong with a cgroup.
@@ -15,12 +17,33 @@ pub enum Error {
         /// As it was given.
         path: String,
     },
-    /// `linux.cgroupsPath` is for the systemd driver.
-    #[error("cgroupsPath {path} asks for the systemd cgroup driver")]
-    SystemdDriver {
-        /// As it was given.
+    /// The systemd driver cannot make a unit of `linux.cgroupsPath`, or of the container's id.
+    #[error("cgroupsPath {path:?} names no unit for the systemd cgroup driver: {why}")]
+    BadUnit {
+        /// As it was given, or the id.
+        path: String,
+        /// In words.
+        why: &'static str,
+    },
+    /// systemd did not do its part.
+    #[error("{act} unit {unit}: {source}")]
+    Unit {
+        /// `start`, `change`, `stop`.
+        act: &'static str,
+        /// Its name.
+        unit: String,
+        /// Why.
+        source: systemd::Error,
+    },
+    /// A cgroup of systemd's cannot be made without it.
+    #[error("cgroup {path} is systemd's to make")]
+    Systemd {
+        /// The unit's cgroup.
         path: String,
     },
+    /// The process that a unit begins with.
+    #[error(transparent)]
+    Bystander(#[from] bystander::Error),
     /// Nothing usable is mounted on /sys/fs/cgroup.
     #[error("find a cgroup file system on /sys/fs/cgroup")]
     NoCgroups {
@@ -238,11 +261,13 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::SystemdDriver { .. } => ErrorKind::Unimplemented,
+            Self::Unit { source: systemd::Error::NoSystemd, .. } => ErrorKind::FailedPrecondition,
+            Self::Unit { source, .. } if source.is(".UnitExists") => ErrorKind::AlreadyExists,
             Self::Absent { .. } => ErrorKind::NotFound,
             Self::InUse { .. } => ErrorKind::AlreadyExists,
             Self::BelowUsage { .. } | Self::Busy { .. } => ErrorKind::FailedPrecondition,
             Self::BadPath { .. }
+            | Self::BadUnit { .. }
             | Self::OutOfRange { .. }
             | Self::Swap { .. }
             | Self::UnifiedOnV1

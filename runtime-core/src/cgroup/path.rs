@@ -4,6 +4,7 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use super::Error;
+use super::systemd::Unit;
 
 /// Where a container's cgroup is, in every hierarchy. Never the root of one.
 ///
@@ -14,6 +15,9 @@ pub struct CgroupPath {
     /// Components joined by `/`, without a leading one; none is empty, `.` or `..`.
     path: String,
     base: Base,
+    /// What systemd calls it, if it is systemd's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<Unit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +32,7 @@ enum Base {
 
 impl CgroupPath {
     /// Understands `linux.cgroupsPath` as the cgroupfs driver does: absolute from each hierarchy's
-    /// root, relative below our own cgroup, none `/<id>`; `slice:prefix:name` is systemd's and refused.
+    /// root, relative below our own cgroup, none `/<id>`; and `slice:prefix:name` as the systemd driver does.
     pub fn parse(cgroups_path: Option<&str>, id: &str) -> Result<CgroupPath, Error> {
         let text = match cgroups_path {
             None | Some("") => return CgroupPath::clean(id, Base::Root),
@@ -38,14 +42,21 @@ impl CgroupPath {
             return CgroupPath::clean(text, Base::Root);
         }
         if text.split(':').count() == 3 {
-            return Err(Error::SystemdDriver { path: text.to_owned() });
+            return CgroupPath::parse_unit(cgroups_path, id);
         }
         CgroupPath::clean(text, Base::Own)
     }
 
     /// Our own cgroup.
     pub(crate) fn own() -> Result<CgroupPath, Error> {
-        CgroupPath { path: String::new(), base: Base::Own }.pinned()
+        CgroupPath { path: String::new(), base: Base::Own, unit: None }.pinned()
+    }
+
+    /// Understands `linux.cgroupsPath` as the systemd driver does: `slice:prefix:name` and nothing else; none is
+    /// `berth-<id>.scope` in `system.slice`.
+    pub fn parse_unit(cgroups_path: Option<&str>, id: &str) -> Result<CgroupPath, Error> {
+        let unit = Unit::parse(cgroups_path, id)?;
+        Ok(CgroupPath { path: unit.path(), base: Base::Root, unit: Some(unit) })
     }
 
     fn clean(text: &str, base: Base) -> Result<CgroupPath, Error> {
@@ -61,7 +72,7 @@ impl CgroupPath {
         if parts.is_empty() || text.contains('\0') {
             return Err(Error::BadPath { path: text.to_owned() });
         }
-        Ok(CgroupPath { path: parts.join("/"), base })
+        Ok(CgroupPath { path: parts.join("/"), base, unit: None })
     }
 
     /// The same place, said so that it does not depend on who asks. Reads /proc/self/cgroup if needed.
@@ -73,7 +84,12 @@ impl CgroupPath {
             }
             base => base.clone(),
         };
-        Ok(CgroupPath { path: self.path.clone(), base })
+        Ok(CgroupPath { base, ..self.clone() })
+    }
+
+    /// The unit of systemd's that it is.
+    pub(super) fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
     }
 
     /// The path from the root of the hierarchy that `controllers` (its name in /proc/self/cgroup, any
@@ -90,7 +106,7 @@ impl CgroupPath {
 
     /// The cgroup `below` this one.
     pub(super) fn join(&self, below: &str) -> CgroupPath {
-        CgroupPath { path: format!("{}/{below}", self.path), base: self.base.clone() }
+        CgroupPath { path: format!("{}/{below}", self.path), base: self.base.clone(), unit: None }
     }
 
     /// The last component: the cgroup's own name.
@@ -169,13 +185,14 @@ mod tests {
 
     #[test]
     fn systemd_paths_are_recognised() {
-        assert!(matches!(parse("system.slice:cri:abc"), Err(Error::SystemdDriver { .. })));
-        assert!(parse("/a:b:c").is_ok());
+        assert_eq!(parse("system.slice:cri:abc").unwrap().to_string(), "/system.slice/cri-abc.scope");
+        assert!(parse("/a:b:c").unwrap().unit().is_none());
+        assert!(matches!(CgroupPath::parse_unit(Some("/a"), "id"), Err(Error::BadUnit { .. })));
     }
 
     #[test]
     fn relative_paths_are_below_our_own_cgroup_of_each_hierarchy() {
-        let path = CgroupPath { path: "c".into(), base: Base::Was(OWN.into()) };
+        let path = CgroupPath { path: "c".into(), base: Base::Was(OWN.into()), unit: None };
         assert_eq!(path.within(&["memory"]).unwrap(), "pods/shim/c");
         assert_eq!(path.within(&["cpuacct"]).unwrap(), "x/c");
         assert_eq!(path.within(&["name=systemd"]).unwrap(), "c");
@@ -190,7 +207,7 @@ mod tests {
 
     #[test]
     fn pinned_path_survives_a_state_file() {
-        let path = CgroupPath { path: "c".into(), base: Base::Was(OWN.into()) };
+        let path = CgroupPath { path: "c".into(), base: Base::Was(OWN.into()), unit: None };
         let text = serde_json::to_string(&path).unwrap();
         assert_eq!(serde_json::from_str::<CgroupPath>(&text).unwrap(), path);
     }

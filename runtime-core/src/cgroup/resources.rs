@@ -7,12 +7,40 @@ pub(super) mod v2;
 
 use std::borrow::Cow;
 
-use oci_spec::runtime::{LinuxPids, LinuxThrottleDevice};
+use oci_spec::runtime::{LinuxPids, LinuxResources, LinuxThrottleDevice};
 use rustix::io::Errno;
 
-use super::Error;
 use super::dir::Dir;
 use super::layout::Controller;
+use super::{Error, devices};
+
+/// All that `linux.resources` asks for: decided before anything is made.
+#[derive(Debug)]
+pub(super) struct Limits {
+    pub(super) settings: Vec<Setting>,
+    pub(super) rules: devices::Rules,
+}
+
+impl Limits {
+    pub(super) fn v1(limits: Option<&LinuxResources>) -> Result<Limits, Error> {
+        let settings = limits.map(v1::settings).transpose()?.unwrap_or_default();
+        Ok(Limits { settings, rules: devices::rules(limits)? })
+    }
+
+    pub(super) fn v2(limits: Option<&LinuxResources>) -> Result<Limits, Error> {
+        let settings = limits.map(v2::settings).transpose()?.unwrap_or_default();
+        Ok(Limits { settings, rules: devices::rules(limits)? })
+    }
+}
+
+/// What a create finds where its cgroup shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing, or what somebody else left; then it must be empty.
+    Left,
+    /// What systemd made for us: processes are in it.
+    Ours,
+}
 
 /// One value for one file of one controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +146,7 @@ fn throttles(devices: &Option<Vec<LinuxThrottleDevice>>) -> impl Iterator<Item =
 }
 
 /// `rdma.max` lines, the same on v1 and v2; by device name, for a stable order.
-fn rdma(resources: &oci_spec::runtime::LinuxResources) -> Vec<Setting> {
+fn rdma(resources: &LinuxResources) -> Vec<Setting> {
     let mut devices: Vec<_> = resources.rdma().iter().flatten().collect();
     devices.sort_by_key(|(name, _)| name.as_str());
     devices
@@ -147,6 +175,6 @@ fn written(settings: &[Setting]) -> Vec<String> {
 }
 
 #[cfg(test)]
-fn resources(json: &str) -> oci_spec::runtime::LinuxResources {
+fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
 }

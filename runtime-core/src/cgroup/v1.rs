@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal};
 use super::dir::{Dir, existing};
 use super::layout::{Controller, Hierarchy, UNIFIED};
 use super::made::Made;
+use super::resources::{Found, Limits};
 use super::{CgroupPath, Error, devices, processes, resources, stats};
 
 const CPUSET: [&str; 2] = ["cpuset.cpus", "cpuset.mems"];
@@ -33,29 +34,27 @@ impl Groups {
     pub(super) fn create(
         hierarchies: &[Hierarchy],
         path: &CgroupPath,
-        limits: Option<&LinuxResources>,
+        limits: &Limits,
+        found: Found,
     ) -> Result<Groups, Error> {
-        // All that can be refused without looking is refused before anything is made.
-        let settings = limits.map(resources::v1::settings).transpose()?.unwrap_or_default();
-        let rules = devices::rules(limits)?;
         let mut made = Made::default();
         let mut groups = Vec::with_capacity(hierarchies.len());
         for hierarchy in hierarchies {
             let path = path.within(&hierarchy.controllers)?;
             let new = made.make(&hierarchy.root, &path)?;
             let group = open(hierarchy, &path)?;
-            if !new {
+            if !new && found == Found::Left {
                 group.reuse(&path)?;
             }
             if group.has("cpuset") {
-                let asked = |file: &str| settings.iter().any(|setting| setting.file == file);
+                let asked = |file: &str| limits.settings.iter().any(|setting| setting.file == file);
                 inherit_cpuset(&hierarchy.root, &path, &group.dir, new, asked)?;
             }
             groups.push(group);
         }
         let groups = Groups { groups, name: path.name().to_owned() };
-        resources::apply(&settings, |controller| groups.dir(controller))?;
-        groups.set_devices(&rules)?;
+        resources::apply(&limits.settings, |controller| groups.dir(controller))?;
+        groups.set_devices(&limits.rules)?;
         made.keep();
         Ok(groups)
     }

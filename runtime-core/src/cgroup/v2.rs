@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal};
 
 use super::dir::{Dir, existing};
 use super::made::Made;
-use super::resources::Setting;
+use super::resources::{Found, Limits, Setting};
 use super::{CgroupPath, Error, OomWatch, devices, processes, resources, stats, sys};
 
 /// How long a freeze may take: a task deep in the kernel stops when it leaves it.
@@ -24,20 +24,19 @@ pub(super) struct Group {
 
 impl Group {
     /// Makes the directory and sets the limits, or leaves nothing behind.
-    pub(super) fn create(root: &Dir, path: &CgroupPath, limits: Option<&LinuxResources>) -> Result<Group, Error> {
-        let settings = limits.map(resources::v2::settings).transpose()?.unwrap_or_default();
-        let rules = devices::rules(limits)?;
+    pub(super) fn create(root: &Dir, path: &CgroupPath, limits: &Limits, found: Found) -> Result<Group, Error> {
         let path_text = path.within(&[""])?;
         let mut made = Made::default();
         let new = made.make(root, &path_text)?;
-        enable(root, &path_text, &settings)?;
+        enable(root, &path_text, &limits.settings)?;
         let group = Group { dir: open(root, &path_text)?, name: path.name().to_owned() };
         group.check_type(&path_text)?;
-        if !new {
+        if !new && found == Found::Left {
             group.reuse(&path_text)?;
         }
-        group.apply(&settings)?;
-        group.set_devices(&rules, new)?;
+        group.apply(&limits.settings)?;
+        // A program of systemd's stays beside ours: it replaces it when it likes.
+        group.set_devices(&limits.rules, new || found == Found::Ours)?;
         made.keep();
         Ok(group)
     }
@@ -73,7 +72,7 @@ impl Group {
     }
 
     /// `memory.checkBeforeUpdate`: v2 accepts a limit below the usage and kills down to it.
-    fn check_usage(&self, limits: &LinuxResources) -> Result<(), Error> {
+    pub(super) fn check_usage(&self, limits: &LinuxResources) -> Result<(), Error> {
         let Some(memory) = limits.memory() else { return Ok(()) };
         if memory.check_before_update() != Some(true) {
             return Ok(());

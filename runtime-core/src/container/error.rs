@@ -49,9 +49,6 @@ pub enum Error {
         /// The path, with the bundle's.
         path: PathBuf,
     },
-    /// The systemd cgroup driver.
-    #[error("the systemd cgroup driver is not supported yet")]
-    SystemdCgroup,
     /// A file of ours.
     #[error("{act} {}: {source}", path.display())]
     State {
@@ -102,7 +99,6 @@ impl Error {
         match self {
             Self::Plan(plan::Error::Unsupported { .. }) => ErrorKind::Unimplemented,
             Self::Plan(_) => ErrorKind::InvalidArgument,
-            Self::SystemdCgroup => ErrorKind::Unimplemented,
             Self::Seccomp(_) | Self::Rootfs { .. } => ErrorKind::InvalidArgument,
             Self::Cgroup(error) => error.kind(),
             Self::Signal { source: Errno::INVAL, .. } => ErrorKind::InvalidArgument,

@@ -31,6 +31,16 @@ pub(super) fn resources(spec: &Spec) -> Option<&LinuxResources> {
     spec.linux().as_ref().and_then(|linux| linux.resources().as_ref())
 }
 
+/// Where the cgroup is, as the driver that is asked for understands it.
+pub(super) fn cgroup_path(request: &CreateRequest<'_>) -> Result<CgroupPath, cgroup::Error> {
+    let path = cgroups_path(request.spec);
+    if request.options.systemd_cgroup {
+        CgroupPath::parse_unit(path, request.id)
+    } else {
+        CgroupPath::parse(path, request.id)
+    }
+}
+
 pub(crate) fn cgroups_path(spec: &Spec) -> Option<&str> {
     spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()).and_then(|path| path.to_str())
 }

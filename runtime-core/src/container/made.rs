@@ -5,8 +5,9 @@ use rustix::process::Signal;
 
 use super::Error;
 use super::record::{Born, First, Home, Identity, Record};
+use crate::bystander::Bystander;
 use crate::cgroup::{Cgroup, CgroupPath};
-use crate::children::Child;
+use crate::children::{Child, Children};
 use crate::spawn::Gated;
 
 /// What [`create`](super::Container::create) has made on the host so far; taken away again unless it is kept.
@@ -14,12 +15,14 @@ pub(super) struct Made<'a> {
     home: &'a Home,
     record: Record,
     cgroup: Option<Cgroup>,
+    /// Keeps systemd's scope until the container's process is in it.
+    bystander: Option<Bystander<'a>>,
     kept: bool,
 }
 
 impl<'a> Made<'a> {
     pub fn record(home: &'a Home, record: Record) -> Result<Self, Error> {
-        let made = Self { home, record, cgroup: None, kept: false };
+        let made = Self { home, record, cgroup: None, bystander: None, kept: false };
         home.write(&made.record)?;
         Ok(made)
     }
@@ -41,11 +44,15 @@ impl<'a> Made<'a> {
         path: &CgroupPath,
         resources: Option<&LinuxResources>,
         optional: bool,
+        children: &'a Children,
     ) -> Result<&Cgroup, Error> {
-        let made = match Cgroup::create(path, resources) {
-            Err(error) if optional && error.is_forbidden() && !resources.is_some_and(has_limits) => Cgroup::none(path),
+        let (made, bystander) = match Cgroup::create_for(path, resources, children) {
+            Err(error) if optional && error.is_forbidden() && !resources.is_some_and(has_limits) => {
+                (Cgroup::none(path), None)
+            }
             made => made?,
         };
+        self.bystander = bystander;
         if let Some(container) = self.record.container.as_mut().filter(|_| made.is_none()) {
             container.without_cgroup = true;
             self.home.write(&self.record)?;
@@ -76,6 +83,7 @@ impl Drop for Made<'_> {
         if self.kept {
             return;
         }
+        self.bystander = None;
         if let Some(cgroup) = &self.cgroup {
             // The error that brought us here is the one to tell.
             let _ = cgroup.signal_all(Signal::KILL);

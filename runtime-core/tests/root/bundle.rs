@@ -164,7 +164,7 @@ impl Bundle {
             options: &self.options,
         };
         let (container, child) = Container::create(request, runtime())?;
-        Ok(Live { container, init: Running { child, output, ended: None }, _dir: Rc::clone(&self.dir) })
+        Ok(Live { container, init: Running { child, output, ended: None }, dir: Rc::clone(&self.dir) })
     }
 
     /// What `spec::load` reads, for another process.
@@ -224,10 +224,15 @@ impl Drop for Directory {
 pub struct Live {
     pub container: Container,
     pub init: Running,
-    _dir: Rc<Directory>,
+    dir: Rc<Directory>,
 }
 
 impl Live {
+    /// Where its config.json is.
+    pub fn bundle(&self) -> &Path {
+        &self.dir
+    }
+
     pub fn exec(&self, process: &Value) -> Result<Running, Error> {
         let (stdio, output) = files("");
         self.exec_with(process, stdio, output)

@@ -26,6 +26,7 @@ mod races;
 mod rootfs;
 mod scheduling;
 mod sys;
+mod systemd;
 mod terminal;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -76,6 +77,7 @@ const TESTS: &[&[Test]] = &[
     confine::TESTS,
     namespaces::TESTS,
     limits::TESTS,
+    systemd::TESTS,
     mounts::TESTS,
     propagation::TESTS,
     rootfs::TESTS,
