@@ -26,6 +26,8 @@ pub(crate) enum Report {
     Hooks,
     /// This descriptor of mine is a seccomp listener: hand it on, please; then [`Channel::go`].
     Listener(i32),
+    /// By this netlink socket you reach my network namespace: my devices, please; then [`Channel::go`].
+    NetDevices(OwnedFd),
     /// All is ready, I wait at the gate.
     Ready,
     /// A hook failed that I ran, and I am gone.
@@ -61,6 +63,7 @@ const FAILED: u32 = 5;
 const HOOKS: u32 = 6;
 const HOOK_FAILED: u32 = 7;
 const LISTENER: u32 = 8;
+const NET_DEVICES: u32 = 9;
 
 /// How an [`Ending`] is one number: a status, or one of these with an errno.
 const TIMED_OUT: u32 = 1 << 30;
@@ -107,6 +110,7 @@ impl Channel {
             }
             ([CONSOLE, ..], Some(master)) => Report::Console(master),
             ([LISTENER, number, _], _) => Report::Listener(number.cast_signed()),
+            ([NET_DEVICES, ..], Some(socket)) => Report::NetDevices(socket),
             ([HOOKS, ..], _) => Report::Hooks,
             ([READY, ..], _) => Report::Ready,
             ([HOOK_FAILED, step, ending], _) => Report::HookFailed {
@@ -174,6 +178,12 @@ pub(crate) fn hand_on_listener(channel: BorrowedFd<'_>, number: u32) -> Result<(
     if rustix::io::write(channel, &message)? != message.len() {
         return Err(Errno::IO);
     }
+    wait_for_go(channel)
+}
+
+/// Child: asks for its network devices and waits until they are there.
+pub(crate) fn ask_for_net_devices(channel: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [NET_DEVICES, 0, 0], Some(socket))?;
     wait_for_go(channel)
 }
 

@@ -155,6 +155,7 @@ impl<'a> Init<'a> {
             Step::TimeOffsets(offsets) => self.write_time_offsets(offsets),
             Step::EnterPidNamespace => self.enter_pid_namespace(),
             Step::LoopbackUp => namespaces::loopback_up(),
+            Step::NetDevices(_) => namespaces::ask_for_devices(self.channel),
             Step::RootPropagation(propagation) => mounts::root_propagation(*propagation),
             Step::RootfsPropagation(propagation) => mounts::propagate(self.root()?, *propagation),
             Step::EnterRootPath(path) => rustix::process::chdir(path.as_c_str()),

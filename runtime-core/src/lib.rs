@@ -11,6 +11,8 @@ pub mod hooks;
 pub mod host;
 mod init;
 pub mod listener;
+pub mod netdev;
+mod netlink;
 pub mod plan;
 pub mod preview;
 pub mod program;

@@ -37,7 +37,7 @@ use self::namespaces::{EntersPid, Namespaces};
 use self::tail::Tail;
 use crate::host::{CgroupLayout, Host};
 use crate::program::Program;
-use crate::step::{Namespace, Propagation, Seccomp, Slot, Source, Step};
+use crate::step::{Namespace, NetDevice, Propagation, Seccomp, Slot, Source, Step};
 
 /// Everything that is decided about a process before it exists: a container's init, or an exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +163,15 @@ impl InitPlan {
         Ok(finish(draft, namespaces.clone_flags(), maps, program))
     }
 
+    /// The network devices that the parent moves.
+    pub(crate) fn net_devices(&self) -> &[NetDevice] {
+        let devices = self.steps.iter().find_map(|step| match step {
+            Step::NetDevices(devices) => Some(devices.as_slice()),
+            _ => None,
+        });
+        devices.unwrap_or_default()
+    }
+
     /// The plan of a process that joins a running container.
     pub fn compile_exec(input: &ExecInput<'_>) -> Result<Self, Error> {
         let ExecInput { process, spec, .. } = input;
@@ -240,6 +249,10 @@ fn enter(
     }
     if namespaces.is_new(Namespace::Network) {
         draft.step(Step::LoopbackUp);
+    }
+    let devices = namespaces::net_devices(linux, namespaces, input.host_network)?;
+    if !devices.is_empty() {
+        draft.step(Step::NetDevices(devices));
     }
     Ok(())
 }

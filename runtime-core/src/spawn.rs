@@ -13,6 +13,7 @@ use crate::errno::text;
 use crate::hooks::{self, Runner};
 use crate::init::Init;
 use crate::listener::{self, Listener};
+use crate::netdev;
 use crate::plan::InitPlan;
 use crate::sources;
 use crate::state::{Identity, Status};
@@ -48,6 +49,9 @@ pub enum Error {
     /// A hook, which stops what it was run for.
     #[error(transparent)]
     Hook(#[from] hooks::Error),
+    /// Its network devices.
+    #[error(transparent)]
+    NetDevice(#[from] netdev::Error),
     /// Its seccomp listener.
     #[error(transparent)]
     Listener(#[from] listener::Error),
@@ -184,6 +188,10 @@ impl Talk<'_> {
                 Some(Report::Console(master)) => self.child.console = Some(master),
                 Some(Report::Hooks) => {
                     self.errands.hooks()?.create(self.child.pid)?;
+                    self.channel.go().map_err(Error::Channel)?;
+                }
+                Some(Report::NetDevices(socket)) => {
+                    netdev::hand_over(self.plan.net_devices(), self.child.pid, socket.as_fd())?;
                     self.channel.go().map_err(Error::Channel)?;
                 }
                 Some(Report::Listener(number)) => {

@@ -138,6 +138,15 @@ impl Namespace {
     }
 }
 
+/// A network device of the host that becomes the container's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetDevice {
+    /// Its name on the host.
+    pub name: String,
+    /// Its name in the container, or a template with `%d` in it.
+    pub inside: String,
+}
+
 /// A device node inside the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -250,6 +259,8 @@ pub enum Step {
     EnterPidNamespace,
     /// Bring `lo` up in the new network namespace.
     LoopbackUp,
+    /// Hand a netlink socket up, by which the parent moves these devices here, and wait for that.
+    NetDevices(Vec<NetDevice>),
     /// The propagation of every mount, before anything is mounted.
     RootPropagation(Propagation),
     /// Make the propagation of the container's root what `rootfsPropagation` says, after the pivot.

@@ -1,14 +1,15 @@
 //! Namespaces and the cgroup: joining, making, and going on inside them.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{Init, identity};
-use crate::channel::{ask_for_maps, report_born};
+use crate::channel::{ask_for_maps, ask_for_net_devices, report_born};
+use crate::netlink;
 use crate::step::{Namespace, SourceIndex};
 use crate::sys::{self, Cloned};
 
@@ -74,4 +75,9 @@ impl Init<'_> {
 pub(super) fn loopback_up() -> Result<(), Errno> {
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sys::set_interface_up(socket.as_fd(), c"lo")
+}
+
+/// Whoever has a socket of a network namespace can reach it, as far as he may.
+pub(super) fn ask_for_devices(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    ask_for_net_devices(channel, netlink::open()?.as_fd())
 }

@@ -7,8 +7,8 @@ use super::{IdMaps, InitPlan, capabilities};
 use crate::hooks;
 use crate::program::CStringArray;
 use crate::step::{
-    Attributes, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, Propagation, SchedAttr, Source,
-    SourceIndex, Step,
+    Attributes, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, NetDevice, Propagation, SchedAttr,
+    Source, SourceIndex, Step,
 };
 
 /// A step together with the plan that it belongs to, so that it can name what its sources are.
@@ -212,6 +212,10 @@ impl Display for Step {
                 write!(f, "join the namespaces of the container's init:{}", flags(*joined))
             }
             Self::Unshare(unshared) => write!(f, "unshare{}", flags(*unshared)),
+            Self::NetDevices(devices) => {
+                let list = devices.iter().map(|NetDevice { name, inside }| format!(" {name} as {inside}"));
+                write!(f, "have the parent move{}", list.collect::<Vec<_>>().join(","))
+            }
             Self::RootPropagation(propagation) => write!(f, "make / {propagation}"),
             Self::RootfsPropagation(propagation) => write!(f, "make the container's / {propagation}"),
             Self::EnterRootPath(path) => write!(f, "go to {}", text(path)),

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, LinuxNetDevice, Spec};
 
 use super::draft::{Draft, c_string, text};
 use super::{Error, IdMaps};
 use crate::host::Host;
-use crate::step::{Namespace, Source, Step};
+use crate::step::{Namespace, NetDevice, Source, Step};
 
 pub(super) const NO_MOUNT_NAMESPACE: &str = "linux.namespaces: a container without a mount namespace";
 
@@ -177,6 +177,32 @@ fn kind(typ: LinuxNamespaceType) -> Namespace {
         LinuxNamespaceType::User => Namespace::User,
         LinuxNamespaceType::Time => Namespace::Time,
     }
+}
+
+/// `linux.netDevices`, sorted: a map has no order, and a plan has to.
+pub(super) fn net_devices(linux: &Linux, namespaces: &Namespaces, host_network: bool) -> Result<Vec<NetDevice>, Error> {
+    let devices: BTreeMap<_, _> = linux.net_devices().iter().flatten().collect();
+    if !devices.is_empty() && (!namespaces.own(Namespace::Network) || host_network) {
+        return Err(Error::conflict(
+            "linux.netDevices",
+            "unable to move network devices without a private NET namespace",
+        ));
+    }
+    let device = |(name, device): (&String, &LinuxNetDevice)| {
+        let inside = device.name().as_ref().filter(|inside| !inside.is_empty()).unwrap_or(name);
+        for name in [name, inside] {
+            let odd = |c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace();
+            if name.is_empty()
+                || name.len() >= libc::IFNAMSIZ
+                || matches!(name.as_str(), "." | "..")
+                || name.contains(odd)
+            {
+                return Err(Error::invalid("linux.netDevices", name, "is not the name of a network device"));
+            }
+        }
+        Ok(NetDevice { name: name.clone(), inside: inside.clone() })
+    };
+    devices.into_iter().map(device).collect()
 }
 
 /// The text of `timens_offsets`; `None` where there is none to write.

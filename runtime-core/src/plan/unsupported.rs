@@ -22,12 +22,8 @@ pub(super) fn of_other_platforms(spec: &Spec, draft: &mut Draft) {
 
 /// Fields of `linux`.
 pub(super) fn check_linux(linux: &Linux) -> Result<(), Error> {
-    let present = [
-        ("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty())),
-        ("linux.intelRdt", linux.intel_rdt().is_some()),
-    ];
-    match present.iter().find(|(_, present)| *present) {
-        Some((field, _)) => Err(Error::unsupported(*field)),
-        None => Ok(()),
+    if linux.intel_rdt().is_some() {
+        return Err(Error::unsupported("linux.intelRdt"));
     }
+    Ok(())
 }

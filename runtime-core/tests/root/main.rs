@@ -9,6 +9,7 @@ mod budget;
 mod bundle;
 mod confine;
 mod crash;
+mod devices;
 mod faults;
 mod hooks;
 mod hunt;
@@ -82,6 +83,7 @@ const TESTS: &[&[Test]] = &[
     propagation::TESTS,
     rootfs::TESTS,
     hooks::TESTS,
+    devices::TESTS,
     budget::TESTS,
     listener::TESTS,
     scheduling::TESTS,

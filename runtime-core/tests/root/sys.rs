@@ -11,6 +11,12 @@ pub fn unshare_mounts() {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
 }
 
+/// A network namespace of this thread's own.
+pub fn unshare_network() {
+    // SAFETY: descriptors and memory are not touched.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+}
+
 /// While it lives, this process ignores SIGHUP, as one that nohup(1) started.
 pub struct IgnoredHangup(libc::sighandler_t);
 
