@@ -41,6 +41,8 @@ const TABLE: &str = r#"awk '{ o = ""; for (i = 7; $i != "-"; i++) { split($i, f,
     source = $(i+2); options = $(i+3); if ($(i+1) == "overlay") { source = "SOURCE"; options = "OPTIONS" }
     # A mount made read-only by its own flag or by its superblock is read-only; the mask of a directory is an empty tmpfs.
     if ($(i+1) == "sysfs" || ($(i+1) == "tmpfs" && $6 ~ /^ro/)) { source = "SOURCE"; options = "OPTIONS" }
+    # A root that is mounted on a host whose own root is shared receives from there; ours is not mounted on the host.
+    if ($5 == "/" && o == "master ") { o = "" }
     # Which null device hides a file means nothing.
     if ($4 == "/null") { $6 = o = $(i+1) = source = options = "" }
     gsub(/size=[0-9]*k/, "size=N", options); gsub(/nr_inodes=[0-9]*/, "nr_inodes=N", options);

@@ -19,7 +19,7 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 const ABOUT: &str = "tty; until stty size 2>/dev/null | grep -q '24 80'; do sleep 0.1; done; stty size; [ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo a terminal; ls -l /proc/self/fd/0 | cut -d' ' -f1; stat -c '%a %u %t:%T %n' /dev/console /dev/pts/0 /dev/tty; \
-    echo $TERM; ps -o pid,pgid,sid,tty,args | grep -v ps; (exec 3</dev/tty) && echo controlling; exit 5";
+    echo $TERM; ps -o pid,pgid,sid,tty,args | grep -ve ps -e '\\['; (exec 3</dev/tty) && echo controlling; exit 5";
 
 fn a_container_has_a_terminal(scene: &Scene<'_>) -> Result<()> {
     let (code, shown) = scene.run_on_terminal(&["--rm", "-t"], "a", &["sh", "-c", ABOUT])?.wait(DEADLINE)?;
