@@ -1,12 +1,17 @@
-//! Pod network namespaces: made, pinned to a name, entered and removed.
+//! Pod networks: namespaces made, pinned to a name, entered and removed; and CNI, by an engine that does what libcni
+//! does and has plugins of its own.
 //!
 //! A thread's network namespace is its own, and threads made by it inherit it. So whatever changes namespaces here
 //! runs on a thread made for it, which ends afterwards; the caller's threads never leave theirs.
 
+mod change;
+pub mod cni;
 mod error;
 mod loopback;
 mod namespace;
+mod netlink;
 mod pin;
+pub mod plugin;
 mod sys;
 
 pub use error::Error;

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::thread::{UnshareFlags, unshare_unsafe};
@@ -25,4 +25,17 @@ pub(crate) fn namespace_type(namespace: BorrowedFd<'_>) -> Result<i32, Errno> {
         return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
     }
     Ok(kind)
+}
+
+/// Turns an option of SOL_NETLINK on.
+pub(crate) fn enable_netlink_option(socket: &OwnedFd, option: i32) -> Result<(), Errno> {
+    let one: i32 = 1;
+    // SAFETY: the kernel reads four bytes of `one`, which outlives the call; the descriptor is borrowed, thus open.
+    let done =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_NETLINK, option, std::ptr::from_ref(&one).cast(), 4) };
+    if done < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    }
+    Ok(())
 }

@@ -1,0 +1,198 @@
+//! What a plugin does to the kernel, as a list of changes: plain data that says what it is, one loop that applies it,
+//! and what takes each change back when a later one fails.
+
+mod apply;
+mod message;
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::cni::cidr::Cidr;
+use crate::cni::result::Route;
+
+pub(crate) use apply::{Work, attempt};
+
+/// The namespace where something is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    Host,
+    Pod,
+}
+
+/// One change. Links go by name, and by number only to the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A new link.
+    Create(NewLink),
+    /// A link goes, if it is there.
+    Delete(Place, String),
+    /// A property of a link.
+    Set(Place, String, Set),
+    /// Properties of a bridge's port.
+    Port { link: String, hairpin: bool, isolated: bool },
+    /// VLANs of a bridge's port, or of the bridge itself: added, or taken away.
+    Vlan { link: String, id: u16, pvid: bool, add: bool },
+    /// A link's address. `again`: it may be there already.
+    Address { place: Place, link: String, cidr: Cidr, again: bool },
+    /// A link's address goes, if it is there.
+    Unaddress { place: Place, link: String, cidr: Cidr },
+    /// A route by a link.
+    Route { place: Place, link: String, route: Route, source: Option<IpAddr>, again: bool },
+    /// The kernel's own route to a link's network goes.
+    Unroute { place: Place, link: String, destination: Cidr },
+    /// Files below /proc/sys.
+    Sysctls(Place, Vec<Sysctl>),
+    /// A link changes sides, under another name there.
+    Move { from: Place, link: String, name: String },
+}
+
+/// A link that is to be made, on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewLink {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    /// 0: the kernel's choice.
+    pub(crate) mtu: u32,
+    pub(crate) mac: Option<Vec<u8>>,
+    /// Others use it as well, so that it stays, and may be there already.
+    pub(crate) shared: bool,
+}
+
+/// What is to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(dead_code)]
+pub(crate) enum Kind {
+    /// Its other end is in the pod. It is made up, the other end down. The MAC is the other end's.
+    Veth {
+        peer: String,
+        master: Option<String>,
+    },
+    Bridge {
+        vlan_filtering: bool,
+    },
+    /// In the pod, on a link of the host.
+    MacVlan {
+        master: String,
+        mode: u32,
+        queue: Option<u32>,
+    },
+    IpVlan {
+        master: String,
+        mode: u16,
+    },
+    Vlan {
+        master: String,
+        id: u16,
+    },
+    Dummy,
+    Ifb,
+    /// Of the pod, too.
+    Vrf {
+        table: u32,
+    },
+}
+
+impl Kind {
+    /// Where it is made.
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::Veth { .. } | Self::Bridge { .. } | Self::Ifb => Place::Host,
+            _ => Place::Pod,
+        }
+    }
+}
+
+/// A property of a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(dead_code)]
+pub(crate) enum Set {
+    Up(bool),
+    Mtu(u32),
+    Mac(Vec<u8>),
+    Promiscuous(bool),
+    AllMulticast(bool),
+    Queue(u32),
+    Master(Option<String>),
+    Alias(String),
+}
+
+/// A file below /proc/sys, without that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sysctl {
+    pub(crate) path: String,
+    pub(crate) value: String,
+    /// A kernel that has it not, or will not, need not.
+    pub(crate) optional: bool,
+}
+
+impl Sysctl {
+    pub(crate) fn must(path: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { path: path.into(), value: value.into(), optional: false }
+    }
+
+    pub(crate) fn may(path: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { optional: true, ..Self::must(path, value) }
+    }
+}
+
+impl Change {
+    /// What takes it back. Nothing does where the kernel will when a link goes that was made with it, or where the
+    /// thing is shared with other pods.
+    fn undo(&self) -> Option<Self> {
+        match self {
+            Self::Create(link) if !link.shared => Some(Self::Delete(link.kind.place(), link.name.clone())),
+            Self::Move { from, link, name } => {
+                let from = if *from == Place::Host { Place::Pod } else { Place::Host };
+                Some(Self::Move { from, link: name.clone(), name: link.clone() })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Host => "",
+            Self::Pod => " in the pod",
+        })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(NewLink { name, kind, .. }) => match kind {
+                Kind::Veth { peer, .. } => write!(f, "create veth {name} with peer {peer} in the pod"),
+                Kind::Bridge { .. } => write!(f, "create bridge {name}"),
+                Kind::MacVlan { master, .. } => write!(f, "create macvlan {name} on {master}"),
+                Kind::IpVlan { master, .. } => write!(f, "create ipvlan {name} on {master}"),
+                Kind::Vlan { master, id } => write!(f, "create vlan {name} of id {id} on {master}"),
+                Kind::Dummy => write!(f, "create dummy {name}"),
+                Kind::Ifb => write!(f, "create ifb {name}"),
+                Kind::Vrf { table } => write!(f, "create vrf {name} with table {table}"),
+            },
+            Self::Delete(place, link) => write!(f, "delete {link}{place}"),
+            Self::Set(place, link, set) => write!(f, "set {set:?} on {link}{place}"),
+            Self::Port { link, hairpin, isolated } => {
+                write!(f, "set hairpin {hairpin}, isolated {isolated} on the bridge's port {link}")
+            }
+            Self::Vlan { link, id, add: true, .. } => write!(f, "add vlan {id} to {link}"),
+            Self::Vlan { link, id, .. } => write!(f, "take vlan {id} from {link}"),
+            Self::Address { place, link, cidr, .. } => write!(f, "add address {cidr} to {link}{place}"),
+            Self::Unaddress { place, link, cidr } => write!(f, "take address {cidr} from {link}{place}"),
+            Self::Route { place, link, route, .. } => {
+                write!(f, "add route {}", route.dst)?;
+                route.gw.map_or(Ok(()), |gw| write!(f, " via {gw}"))?;
+                write!(f, " dev {link}{place}")
+            }
+            Self::Unroute { place, link, destination } => write!(f, "take route {destination} from {link}{place}"),
+            Self::Sysctls(place, sysctls) => {
+                let settings: Vec<_> = sysctls.iter().map(|one| format!("{}={}", one.path, one.value)).collect();
+                write!(f, "set sysctl {}{place}", settings.join(" "))
+            }
+            Self::Move { from: Place::Host, link, name } => write!(f, "move {link} into the pod as {name}"),
+            Self::Move { link, name, .. } => write!(f, "move {link} out of the pod as {name}"),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use rustix::io::Errno;
+
+use super::message::{self, Numbers};
+use super::{Change, Kind, NewLink, Place, Set, Sysctl};
+use crate::Namespace;
+use crate::cni::fault::{Code, Fault};
+use crate::netlink::{Link, Netlink, Refused};
+use crate::plugin::{Call, Command};
+
+/// Changes that were made and what takes them back.
+pub(crate) struct Work<'a> {
+    call: &'a Call<'a>,
+    /// The namespace of whoever calls.
+    pub(crate) host: Netlink,
+    /// The namespace that is being wired.
+    pub(crate) pod: Netlink,
+    namespace: Namespace,
+    host_namespace: Namespace,
+    undo: Vec<Undo>,
+}
+
+enum Undo {
+    Change(Change),
+    Ipam,
+}
+
+/// Runs an ADD; where it fails, all that it did is taken back before the error is returned.
+pub(crate) fn attempt<T>(call: &Call<'_>, act: impl FnOnce(&mut Work<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+    let mut work = Work::begin(call)?;
+    act(&mut work).inspect_err(|_| work.take_back())
+}
+
+impl<'a> Work<'a> {
+    /// Opens both sides.
+    pub(crate) fn begin(call: &'a Call<'a>) -> Result<Self, Fault> {
+        let missing =
+            || Fault::new(Code::NETNS, format!("failed to open netns {:?}: there is no network namespace", call.netns));
+        let namespace = crate::plugin::namespace(call.netns)?.ok_or_else(missing)?;
+        let host_namespace = Namespace::open("/proc/thread-self/ns/net".as_ref())?;
+        Ok(Self {
+            call,
+            host: Netlink::here()?,
+            pod: Netlink::inside(&namespace)?,
+            namespace,
+            host_namespace,
+            undo: Vec::new(),
+        })
+    }
+
+    /// The side.
+    pub(crate) fn at(&mut self, place: Place) -> &mut Netlink {
+        match place {
+            Place::Host => &mut self.host,
+            Place::Pod => &mut self.pod,
+        }
+    }
+
+    /// A link that has to be there.
+    pub(crate) fn link(&mut self, place: Place, name: &str) -> Result<Link, Fault> {
+        let found = self.at(place).link(name)?;
+        found.ok_or_else(|| Fault::new(Code::INTERNAL, format!("failed to lookup {name:?}{place}: Link not found")))
+    }
+
+    /// Applies changes in order, up to the first that fails.
+    pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<(), Fault> {
+        for change in changes {
+            let applied = self
+                .one(&change)
+                .map_err(|refused| Fault::new(Code::INTERNAL, format!("failed to {change}: {refused}")));
+            applied?;
+            self.undo.extend(change.undo().map(Undo::Change));
+        }
+        Ok(())
+    }
+
+    /// Asks for addresses; they are given back where what follows fails.
+    pub(crate) fn ipam(&mut self) -> Result<Option<crate::cni::result::Outcome>, Fault> {
+        // Before, as one that fails or is killed may have given one all the same.
+        self.undo.push(Undo::Ipam);
+        self.call.ipam()
+    }
+
+    fn take_back(&mut self) {
+        while let Some(undo) = self.undo.pop() {
+            // What fails here is found by the DEL that the caller owes.
+            match undo {
+                Undo::Change(change) => drop(self.one(&change)),
+                Undo::Ipam => drop(self.call.with(Command::Delete).ipam()),
+            }
+        }
+    }
+
+    fn number(&mut self, place: Place, name: &str) -> Result<u32, Refused> {
+        Ok(self.at(place).link(name)?.ok_or(Errno::NODEV)?.index)
+    }
+
+    fn one(&mut self, change: &Change) -> Result<(), Refused> {
+        match change {
+            Change::Create(link) => self.create(link),
+            Change::Delete(place, link) => match self.number(*place, link) {
+                Ok(index) => absent_is_fine(self.at(*place).ask(message::delete_link(index), 0)),
+                missing => absent_is_fine(missing),
+            },
+            Change::Set(place, link, set) => self.set(*place, link, set),
+            Change::Port { link, hairpin, isolated } => {
+                let index = self.number(Place::Host, link)?;
+                match self.host.ask(message::port(index, *hairpin, Some(*isolated)), 0) {
+                    // Kernels before 4.18 have no isolation.
+                    Err(Refused { errno: Errno::INVAL | Errno::OPNOTSUPP, .. }) if !isolated => {
+                        self.host.ask(message::port(index, *hairpin, None), 0).map(drop)
+                    }
+                    done => done.map(drop),
+                }
+            }
+            Change::Vlan { link, id, pvid, add } => {
+                let index = self.number(Place::Host, link)?;
+                self.host.ask(message::vlan(index, *id, *pvid, *add), 0).map(drop)
+            }
+            Change::Address { place, link, cidr, again } => {
+                let index = self.number(*place, link)?;
+                let done = self.at(*place).ask(message::address(index, *cidr, true), NLM_F_CREATE | NLM_F_EXCL);
+                if *again { present_is_fine(done) } else { done.map(drop) }
+            }
+            Change::Unaddress { place, link, cidr } => {
+                let index = self.number(*place, link)?;
+                absent_is_fine(self.at(*place).ask(message::address(index, *cidr, false), 0))
+            }
+            Change::Route { place, link, route, source, again } => {
+                let index = self.number(*place, link)?;
+                let message = RouteNetlinkMessage::NewRoute(message::route(index, route, *source));
+                // Not exclusive: a second gateway to the same destination is another path to it.
+                let flags = if *again { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
+                let done = self.at(*place).ask(message, flags);
+                if *again { present_is_fine(done) } else { done.map(drop) }
+            }
+            Change::Unroute { place, link, destination } => {
+                let index = self.number(*place, link)?;
+                absent_is_fine(self.at(*place).ask(message::unroute(index, *destination), 0))
+            }
+            Change::Sysctls(place, sysctls) => self.sysctls(*place, sysctls),
+            Change::Move { from, link, name } => self.change_sides(*from, link, name),
+        }
+    }
+
+    fn create(&mut self, link: &NewLink) -> Result<(), Refused> {
+        let master = match &link.kind {
+            Kind::Veth { master: Some(master), .. } => Some(master),
+            Kind::MacVlan { master, .. } | Kind::IpVlan { master, .. } | Kind::Vlan { master, .. } => Some(master),
+            _ => None,
+        };
+        let master = master.map(|master| self.number(Place::Host, master)).transpose()?;
+        let pod = self.namespace.as_fd().as_raw_fd();
+        let message = message::create(link, Numbers { master, pod });
+        let done = self.host.ask(message, NLM_F_CREATE | NLM_F_EXCL);
+        if link.shared { present_is_fine(done) } else { done.map(drop) }
+    }
+
+    fn set(&mut self, place: Place, link: &str, set: &Set) -> Result<(), Refused> {
+        let master = match set {
+            Set::Master(Some(master)) => self.number(place, master)?,
+            _ => 0,
+        };
+        let index = self.number(place, link)?;
+        self.at(place).ask(message::set(index, set, master), 0).map(drop)
+    }
+
+    fn sysctls(&mut self, place: Place, sysctls: &[Sysctl]) -> Result<(), Refused> {
+        match place {
+            Place::Host => write_all(sysctls),
+            // /proc/sys/net is that of the thread which opens it.
+            Place::Pod => self.namespace.enter(|| write_all(sysctls)).map_err(|_| Errno::IO)?,
+        }
+    }
+
+    /// A link that is up under a name cannot be renamed on old kernels, so it goes down for it.
+    fn change_sides(&mut self, from: Place, link: &str, name: &str) -> Result<(), Refused> {
+        let index = self.number(from, link)?;
+        self.at(from).ask(message::set(index, &Set::Up(false), 0), 0)?;
+        let target = match from {
+            Place::Host => self.namespace.as_fd().as_raw_fd(),
+            Place::Pod => self.host_namespace.as_fd().as_raw_fd(),
+        };
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.attributes.push(LinkAttribute::NetNsFd(target));
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.at(from).ask(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+    }
+}
+
+fn present_is_fine<T>(done: Result<T, Refused>) -> Result<(), Refused> {
+    match done {
+        Err(Refused { errno: Errno::EXIST, .. }) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+fn absent_is_fine<T>(done: Result<T, Refused>) -> Result<(), Refused> {
+    match done {
+        Err(Refused { errno: Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL | Errno::NOENT, .. }) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+fn write_all(sysctls: &[Sysctl]) -> Result<(), Refused> {
+    for Sysctl { path, value, optional } in sysctls {
+        let file = format!("/proc/sys/{path}");
+        // Writing what is there already costs some of them a walk over all interfaces, and others may not be written.
+        if fs::read_to_string(&file).is_ok_and(|old| old.trim_end() == value) {
+            continue;
+        }
+        let opened = fs::OpenOptions::new().write(true).open(&file);
+        let written = opened.and_then(|mut file| file.write_all(value.as_bytes()));
+        let failed =
+            |error: io::Error| Refused { errno: Errno::from_io_error(&error).unwrap_or(Errno::IO), why: file.clone() };
+        match written {
+            Err(_) if *optional => {}
+            written => written.map_err(failed)?,
+        }
+    }
+    Ok(())
+}

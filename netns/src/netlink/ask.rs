@@ -1,0 +1,265 @@
+//! What is there: links, addresses, routes.
+
+use std::net::IpAddr;
+
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rustix::io::Errno;
+
+use super::{Netlink, Refused};
+use crate::cni::cidr::Cidr;
+
+/// IPv4 or IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+impl From<Family> for AddressFamily {
+    fn from(family: Family) -> Self {
+        match family {
+            Family::V4 => Self::Inet,
+            Family::V6 => Self::Inet6,
+        }
+    }
+}
+
+impl Family {
+    pub(crate) const BOTH: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(crate) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
+/// An interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) kind: Option<InfoKind>,
+    pub(crate) mac: Vec<u8>,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+    pub(crate) running: bool,
+    pub(crate) promiscuous: bool,
+    pub(crate) all_multicast: bool,
+    pub(crate) queue: u32,
+    pub(crate) master: Option<u32>,
+    /// The index of what it is stacked on, or of its peer.
+    pub(crate) under: Option<u32>,
+    pub(crate) alias: String,
+}
+
+impl Link {
+    fn parse(message: LinkMessage) -> Self {
+        let flags = message.header.flags;
+        let mut link = Self {
+            index: message.header.index,
+            name: String::new(),
+            kind: None,
+            mac: Vec::new(),
+            mtu: 0,
+            up: flags.contains(LinkFlags::Up),
+            running: false,
+            promiscuous: flags.contains(LinkFlags::Promisc),
+            all_multicast: flags.contains(LinkFlags::Allmulti),
+            queue: 0,
+            master: None,
+            under: None,
+            alias: String::new(),
+        };
+        for attribute in message.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(mac) => link.mac = mac,
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::TxQueueLen(queue) => link.queue = queue,
+                LinkAttribute::Controller(master) => link.master = Some(master),
+                LinkAttribute::Link(under) => link.under = Some(under),
+                LinkAttribute::IfAlias(alias) => link.alias = alias,
+                LinkAttribute::OperState(state) => link.running = state == State::Up,
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.into_iter().find_map(|info| match info {
+                        LinkInfo::Kind(kind) => Some(kind),
+                        _ => None,
+                    });
+                }
+                _ => {}
+            }
+        }
+        link
+    }
+
+    /// As results say it.
+    pub(crate) fn mac_text(&self) -> String {
+        let pairs: Vec<_> = self.mac.iter().map(|byte| format!("{byte:02x}")).collect();
+        pairs.join(":")
+    }
+}
+
+/// A route of one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Via {
+    pub(crate) destination: Cidr,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) link: Option<u32>,
+    pub(crate) table: u32,
+    /// What the kernel said, to be said again.
+    pub(crate) message: RouteMessage,
+}
+
+fn one<T>(found: Result<Vec<T>, Refused>) -> Result<Option<T>, Refused> {
+    match found {
+        Err(Refused { errno: Errno::NODEV, .. }) => Ok(None),
+        found => Ok(found?.pop()),
+    }
+}
+
+impl Netlink {
+    fn get_link(&mut self, message: LinkMessage) -> Result<Option<Link>, Refused> {
+        let answers = one(self.ask(RouteNetlinkMessage::GetLink(message), 0))?;
+        Ok(answers.and_then(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(Link::parse(message)),
+            _ => None,
+        }))
+    }
+
+    /// The link of that name.
+    pub(crate) fn link(&mut self, name: &str) -> Result<Option<Link>, Refused> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        self.get_link(message)
+    }
+
+    /// The link of that number.
+    #[allow(dead_code)]
+    pub(crate) fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Refused> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.get_link(message)
+    }
+
+    /// Every link.
+    #[allow(dead_code)]
+    pub(crate) fn links(&mut self) -> Result<Vec<Link>, Refused> {
+        let answers = self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let links = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewLink(message) => Some(Link::parse(message)),
+            _ => None,
+        });
+        Ok(links.collect())
+    }
+
+    /// The addresses of a link, in the kernel's order.
+    pub(crate) fn addresses(&mut self, index: u32, family: Family) -> Result<Vec<Cidr>, Refused> {
+        let mut message = AddressMessage::default();
+        message.header.family = family.into();
+        message.header.index = index;
+        let answers = self.dump(&RouteNetlinkMessage::GetAddress(message))?;
+        let addresses = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
+                let prefix = message.header.prefix_len;
+                let find = |pick: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(pick);
+                let local = find(|attribute| match attribute {
+                    AddressAttribute::Local(address) => Some(*address),
+                    _ => None,
+                });
+                let address = local.or_else(|| {
+                    find(|attribute| match attribute {
+                        AddressAttribute::Address(address) => Some(*address),
+                        _ => None,
+                    })
+                });
+                address.map(|address| Cidr { address, prefix })
+            }
+            _ => None,
+        });
+        Ok(addresses.collect())
+    }
+
+    /// Every route of a family, of all tables.
+    pub(crate) fn routes(&mut self, family: Family) -> Result<Vec<Via>, Refused> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family.into();
+        let answers = self.dump(&RouteNetlinkMessage::GetRoute(message))?;
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => Some(Via::parse(message, family)),
+            _ => None,
+        });
+        Ok(routes.collect())
+    }
+
+    /// The link that leads to an address.
+    #[allow(dead_code)]
+    pub(crate) fn link_towards(&mut self, address: IpAddr) -> Result<Option<u32>, Refused> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = Family::of(address).into();
+        message.header.destination_prefix_length = Cidr::host(address).prefix;
+        message.attributes.push(RouteAttribute::Destination(address.into()));
+        let answers = self.ask(RouteNetlinkMessage::GetRoute(message), 0)?;
+        Ok(answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(message) => Via::parse(message, Family::of(address)).link,
+            _ => None,
+        }))
+    }
+}
+
+impl Via {
+    fn parse(message: RouteMessage, family: Family) -> Self {
+        let ip = |address: &RouteAddress| match address {
+            RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
+            RouteAddress::Inet6(address) => Some(IpAddr::V6(*address)),
+            _ => None,
+        };
+        let zero: IpAddr = match family {
+            Family::V4 => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let prefix = message.header.destination_prefix_length;
+        let mut via = Self {
+            destination: Cidr { address: zero, prefix },
+            gateway: None,
+            link: None,
+            table: message.header.table.into(),
+            message: RouteMessage::default(),
+        };
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Destination(address) => via.destination.address = ip(address).unwrap_or(zero),
+                RouteAttribute::Gateway(address) => via.gateway = ip(address),
+                RouteAttribute::Oif(index) => via.link = Some(*index),
+                RouteAttribute::Table(table) => via.table = *table,
+                _ => {}
+            }
+        }
+        via.message = message;
+        via
+    }
+}
+
+impl Netlink {
+    /// Up or down.
+    pub(crate) fn set_up(&mut self, index: u32, up: bool) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.change_mask = LinkFlags::Up;
+        if up {
+            message.header.flags = LinkFlags::Up;
+        }
+        self.ask(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+    }
+
+    /// A link goes; one that is gone already is gone.
+    pub(crate) fn delete(&mut self, index: u32) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        match self.ask(RouteNetlinkMessage::DelLink(message), 0) {
+            Err(Refused { errno: Errno::NODEV, .. }) => Ok(()),
+            done => done.map(drop),
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! bridge: a veth pair, one end in the pod, the other a port of a bridge of the host.
+
+use std::thread;
+use std::time::Duration;
+
+use netlink_packet_route::link::InfoKind;
+
+use super::{Call, Native, nothing, wire};
+use crate::change::{Change, Kind, NewLink, Place, Set, Sysctl, Work, attempt};
+use crate::cni::cidr::Cidr;
+use crate::cni::fault::{Code, Fault};
+use crate::cni::json::Fields;
+use crate::cni::result::{Interface, Outcome, Route};
+use crate::netlink::{Family, Link};
+
+pub(super) const PLUGIN: Native =
+    Native { kind: "bridge", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: true };
+
+/// How long a port may take to come up.
+const PORT_UP: Duration = Duration::from_secs(3);
+
+/// The configuration.
+#[derive(Debug)]
+struct Config {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    mtu: u32,
+    hairpin: bool,
+    promiscuous: bool,
+    isolated: bool,
+    vlan: u16,
+    trunk: Vec<u16>,
+    keep_default_vlan: bool,
+    dad: bool,
+    without_container: bool,
+    mac: Option<Vec<u8>>,
+    has_ipam: bool,
+}
+
+fn config(message: impl Into<String>) -> Fault {
+    Fault::new(Code::CONFIG, message)
+}
+
+impl Config {
+    fn parse(call: &Call<'_>) -> Result<Self, Fault> {
+        let fields = call.fields();
+        let vlan = fields.integer("vlan")?.unwrap_or_default();
+        let vlan = u16::try_from(vlan).ok().filter(|vlan| *vlan <= 4094);
+        let ipam = fields.object("ipam")?.map(|ipam| ipam.string("type")).transpose()?.flatten();
+        let this = Self {
+            bridge: fields.string("bridge")?.unwrap_or_else(|| "cni0".to_owned()),
+            is_default_gateway: fields.boolean("isDefaultGateway")?,
+            is_gateway: fields.boolean("isGateway")? || fields.boolean("isDefaultGateway")?,
+            force_address: fields.boolean("forceAddress")?,
+            ip_masq: fields.boolean("ipMasq")?,
+            mtu: fields.number("mtu")?.unwrap_or_default(),
+            hairpin: fields.boolean("hairpinMode")?,
+            promiscuous: fields.boolean("promiscMode")?,
+            isolated: fields.boolean("portIsolation")?,
+            vlan: vlan.ok_or_else(|| config("invalid VLAN ID (must be between 0 and 4094)"))?,
+            trunk: trunk(fields)?,
+            keep_default_vlan: fields.boolean("preserveDefaultVlan")?,
+            dad: fields.boolean("enabledad")?,
+            without_container: fields.boolean("disableContainerInterface")?,
+            mac: wire::wanted_mac(call)?,
+            has_ipam: ipam.is_some(),
+        };
+        if this.has_ipam && this.without_container {
+            return Err(config("cannot use IPAM when DisableContainerInterface flag is set"));
+        }
+        if this.hairpin && this.promiscuous {
+            return Err(config("cannot set hairpin mode and promiscuous mode at the same time"));
+        }
+        if fields.boolean("macspoofchk")? {
+            return Err(Fault::new(Code::UNSUPPORTED_FIELD, "macspoofchk is not supported"));
+        }
+        Ok(this)
+    }
+}
+
+/// The VLANs of `vlanTrunk`, each once.
+fn trunk(fields: Fields<'_>) -> Result<Vec<u16>, Fault> {
+    let mut ids = Vec::new();
+    for object in fields.objects("vlanTrunk")? {
+        let id = |name| {
+            let id = object.integer(name)?;
+            let valid = |id: i64| u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
+            id.map(|id| valid(id).ok_or_else(|| config(format!("incorrect trunk {name} parameter")))).transpose()
+        };
+        match (id("minID")?, id("maxID")?) {
+            (Some(low), Some(high)) if low <= high => ids.extend(low..=high),
+            (Some(_), Some(_)) => return Err(config("minID is greater than maxID in trunk parameter")),
+            (None, None) => {}
+            _ => return Err(config("minID and maxID should be configured both in trunk parameter")),
+        }
+        ids.extend(id("id")?);
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
+    let config = Config::parse(call)?;
+    attempt(call, |work| wire_up(call, &config, work))
+}
+
+fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outcome, Fault> {
+    ensure_bridge(config, work)?;
+    let (host, pod) = wire::veth(work, call, config.mtu, config.mac.clone(), Some(&config.bridge))?;
+    work.apply(port(config, &host.name))?;
+    let mut outcome = Outcome::default();
+    if config.has_ipam {
+        outcome = work.ipam()?.unwrap_or_default();
+        if outcome.ips.is_empty() {
+            return Err(Fault::new(Code::INTERNAL, "IPAM plugin returned missing IP config"));
+        }
+        gateways(config, &mut outcome);
+    }
+    outcome.interfaces = vec![
+        Interface { name: config.bridge.clone(), ..Interface::default() },
+        Interface { name: host.name.clone(), ..Interface::default() },
+        Interface {
+            name: call.if_name.to_owned(),
+            mac: pod.mac_text(),
+            sandbox: call.netns.to_owned(),
+            ..Interface::default()
+        },
+    ];
+    if config.has_ipam {
+        work.apply([detection(config, call.if_name)])?;
+        work.apply(wire::configure(call.if_name, &outcome)?)?;
+        if config.is_gateway {
+            be_gateway(config, work, &mut outcome)?;
+        }
+    } else if !config.without_container {
+        work.apply([Change::Set(Place::Pod, call.if_name.to_owned(), Set::Up(true))])?;
+    }
+    if config.ip_masq && config.has_ipam {
+        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "ipMasq is not supported"));
+    }
+    let host = if config.without_container { work.link(Place::Host, &host.name)? } else { port_up(work, &host.name)? };
+    outcome.interfaces[0].mac = work.link(Place::Host, &config.bridge)?.mac_text();
+    outcome.interfaces[1].mac = host.mac_text();
+    wire::dns(call, &mut outcome)?;
+    Ok(outcome)
+}
+
+/// The bridge, made where it is missing. One that is there keeps its MTU and its filtering.
+fn ensure_bridge(config: &Config, work: &mut Work<'_>) -> Result<(), Fault> {
+    let name = &config.bridge;
+    let vlan_filtering = config.vlan != 0 || !config.trunk.is_empty();
+    let there = work.host.link(name)?;
+    if there.is_none() {
+        let link = NewLink {
+            name: name.clone(),
+            kind: Kind::Bridge { vlan_filtering },
+            mtu: config.mtu,
+            mac: None,
+            shared: true,
+        };
+        work.apply([Change::Create(link)])?;
+    }
+    let link = match there {
+        Some(link) => link,
+        None => work.link(Place::Host, name)?,
+    };
+    if link.kind != Some(InfoKind::Bridge) {
+        return Err(Fault::new(Code::CONFIG, format!("{name:?} already exists but is not a bridge")));
+    }
+    if config.promiscuous && !link.promiscuous {
+        work.apply([Change::Set(Place::Host, name.clone(), Set::Promiscuous(true))])?;
+    }
+    work.apply([Change::Sysctls(Place::Host, vec![Sysctl::may(format!("net/ipv6/conf/{name}/accept_ra"), "0")])])?;
+    if !link.up {
+        work.apply([Change::Set(Place::Host, name.clone(), Set::Up(true))])?;
+    }
+    Ok(())
+}
+
+/// What a port is beyond a port. Pure.
+fn port(config: &Config, link: &str) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if config.hairpin || config.isolated {
+        changes.push(Change::Port { link: link.to_owned(), hairpin: config.hairpin, isolated: config.isolated });
+    }
+    let vlan = |id, pvid, add| Change::Vlan { link: link.to_owned(), id, pvid, add };
+    if (config.vlan != 0 || !config.trunk.is_empty()) && !config.keep_default_vlan {
+        changes.push(vlan(1, false, false));
+    }
+    if config.vlan != 0 {
+        changes.push(vlan(config.vlan, true, true));
+    }
+    changes.extend(config.trunk.iter().map(|id| vlan(*id, false, true)));
+    if config.vlan == 0 && !config.trunk.is_empty() {
+        changes.push(vlan(1, true, true));
+    }
+    changes
+}
+
+/// Whose the addresses are, and which way they lead. Pure.
+fn gateways(config: &Config, outcome: &mut Outcome) {
+    for ip in &mut outcome.ips {
+        ip.interface = Some(2);
+        if ip.gateway.is_none() && config.is_gateway {
+            ip.gateway = Some(wire::first_address(ip.address));
+        }
+    }
+    if !config.is_default_gateway {
+        return;
+    }
+    for family in Family::BOTH {
+        let Some(ip) = outcome.ips.iter().find(|ip| Family::of(ip.address.address) == family) else { continue };
+        let everything = Cidr::everything(ip.address.address);
+        if !outcome.routes.iter().any(|route| route.gw.is_some() && route.dst == everything) {
+            outcome.routes.push(Route::to(everything, ip.gateway));
+        }
+    }
+}
+
+fn detection(config: &Config, link: &str) -> Change {
+    let conf = |family: &str, key: &str| format!("net/{family}/conf/{link}/{key}");
+    let mut sysctls = Vec::new();
+    if config.dad {
+        sysctls.push(Sysctl::may(conf("ipv6", "enhanced_dad"), "1"));
+        sysctls.push(Sysctl::may(conf("ipv6", "accept_dad"), "1"));
+    } else {
+        sysctls.push(Sysctl::may(conf("ipv6", "accept_dad"), "0"));
+    }
+    sysctls.push(Sysctl::may(conf("ipv4", "arp_notify"), "1"));
+    Change::Sysctls(Place::Pod, sysctls)
+}
+
+/// The gateways' addresses on the bridge.
+fn be_gateway(config: &Config, work: &mut Work<'_>, outcome: &mut Outcome) -> Result<(), Fault> {
+    if config.vlan != 0 {
+        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "isGateway with vlan is not supported"));
+    }
+    for ip in &outcome.ips {
+        let Some(address) = ip.gateway else { continue };
+        let cidr = Cidr { address, prefix: ip.address.prefix };
+        ensure_address(work, &config.bridge, cidr, config.force_address)?;
+    }
+    work.apply([wire::forward(outcome)])
+}
+
+fn ensure_address(work: &mut Work<'_>, link: &str, wanted: Cidr, force: bool) -> Result<(), Fault> {
+    let bridge = work.link(Place::Host, link)?;
+    for cidr in work.host.addresses(bridge.index, Family::of(wanted.address))? {
+        if cidr == wanted {
+            return Ok(());
+        }
+        if wanted.address.is_ipv4() || cidr.overlaps(wanted) {
+            if !force {
+                let message = format!("{link:?} already has an IP address different from {wanted}");
+                return Err(Fault::new(Code::CONFIG, message));
+            }
+            work.apply([Change::Unaddress { place: Place::Host, link: link.to_owned(), cidr }])?;
+        }
+    }
+    let link = || link.to_owned();
+    // A bridge that was never given a MAC changes it with its ports; given its own, it keeps it.
+    work.apply([
+        Change::Address { place: Place::Host, link: link(), cidr: wanted, again: true },
+        Change::Set(Place::Host, link(), Set::Mac(bridge.mac)),
+    ])
+}
+
+/// Waits for a port to forward.
+fn port_up(work: &mut Work<'_>, name: &str) -> Result<Link, Fault> {
+    let mut waited = Duration::ZERO;
+    let mut pause = Duration::from_micros(100);
+    loop {
+        let link = work.link(Place::Host, name)?;
+        if link.running {
+            return Ok(link);
+        }
+        if waited > PORT_UP {
+            return Err(Fault::new(Code::INTERNAL, format!("bridge port {name} does not come up")));
+        }
+        thread::sleep(pause);
+        waited += pause;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// What there is of the pod goes, whether its namespace can be entered or not, and its address only after it.
+fn delete(call: &Call<'_>) -> Result<(), Fault> {
+    wire::delete_link(call)?;
+    call.ipam()?;
+    Ok(())
+}
+
+fn check(call: &Call<'_>) -> Result<(), Fault> {
+    let config = Config::parse(call)?;
+    if config.has_ipam {
+        call.ipam()?;
+    }
+    wire::check_pod(call)?;
+    let mut host = crate::netlink::Netlink::here()?;
+    let wrong = |message: String| Fault::new(Code::INTERNAL, message);
+    let bridge = host.link(&config.bridge)?.ok_or_else(|| wrong(format!("bridge {} not found", config.bridge)))?;
+    let previous = call.previous()?.unwrap_or_default();
+    for interface in previous.interfaces.iter().filter(|one| one.sandbox.is_empty() && one.name.starts_with("veth")) {
+        let link = host.link(&interface.name)?.ok_or_else(|| wrong(format!("{} not found", interface.name)))?;
+        if link.master != Some(bridge.index) {
+            return Err(wrong(format!("{} is no port of {}", interface.name, config.bridge)));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! The directory of a network's leases: a file for each address, `<container>\r\n<interface>`, under one lock.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::cni::fault::Fault;
+
+/// The leases, locked for as long as this lives. The kernel unlocks what a dead process held.
+pub(super) struct Leases {
+    directory: PathBuf,
+    _lock: OwnedFd,
+}
+
+fn content(container: &str, interface: &str) -> String {
+    format!("{container}\r\n{interface}")
+}
+
+impl Leases {
+    /// Waits for the lock; makes the directory where it is missing.
+    pub(super) fn lock(directory: &Path) -> Result<Self, Fault> {
+        let failed = |error: io::Error| Fault::io(format!("lock the leases in {}", directory.display()), &error);
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+        let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC;
+        let lock = rustix::fs::open(directory.join("lock"), flags, Mode::from_raw_mode(0o750));
+        let lock = lock.map_err(|errno| failed(errno.into()))?;
+        let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive));
+        locked.map_err(|errno| failed(errno.into()))?;
+        Ok(Self { directory: directory.to_owned(), _lock: lock })
+    }
+
+    fn path(&self, address: IpAddr) -> PathBuf {
+        self.directory.join(address.to_string())
+    }
+
+    /// Takes an address if it is free. A lease appears with its content: a crash leaves it whole or not at all.
+    pub(super) fn reserve(&self, address: IpAddr, set: usize, container: &str, interface: &str) -> Result<bool, Fault> {
+        let path = self.path(address);
+        let failed = |errno: Errno| Fault::io(format!("lease {}", path.display()), &errno.into());
+        let content = content(container, interface);
+        match write_new(&self.directory, &path, content.as_bytes()) {
+            Ok(()) => {}
+            // We hold the lock, so one without an owner is not being written: its writer has died.
+            Err(Errno::EXIST)
+                if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) =>
+            {
+                fs::remove_file(&path).map_err(|error| Fault::io(format!("lease {}", path.display()), &error))?;
+                write_new(&self.directory, &path, content.as_bytes()).map_err(failed)?;
+            }
+            Err(Errno::EXIST) => return Ok(false),
+            Err(errno) => return Err(failed(errno)),
+        }
+        // Only where the next search begins: without it, it begins at the start.
+        let _ = fs::write(self.directory.join(format!("last_reserved_ip.{set}")), address.to_string());
+        Ok(true)
+    }
+
+    /// The address that was given last of a set.
+    pub(super) fn last(&self, set: usize) -> Option<IpAddr> {
+        fs::read_to_string(self.directory.join(format!("last_reserved_ip.{set}"))).ok()?.parse().ok()
+    }
+
+    /// Frees an address if the container has it, and says whether it had.
+    pub(super) fn free(&self, address: IpAddr, container: &str, interface: &str) -> bool {
+        let path = self.path(address);
+        let is_its = fs::read_to_string(&path).is_ok_and(|text| text.trim() == content(container, interface));
+        is_its && fs::remove_file(&path).is_ok()
+    }
+
+    /// Every lease: its file, and what it says.
+    fn all(&self) -> Result<impl Iterator<Item = (PathBuf, String)>, Fault> {
+        let failed = |error: io::Error| Fault::io(format!("read {}", self.directory.display()), &error);
+        let paths = fs::read_dir(&self.directory).map_err(failed)?.flatten().map(|entry| entry.path());
+        let is_address = |path: &PathBuf| {
+            path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<IpAddr>().is_ok())
+        };
+        Ok(paths.filter(is_address).filter_map(|path| {
+            let text = fs::read_to_string(&path).ok()?;
+            Some((path, text.trim().to_owned()))
+        }))
+    }
+
+    /// The addresses of a container's interface. Leases of old plugins name no interface.
+    pub(super) fn of(&self, container: &str, interface: &str) -> Result<Vec<IpAddr>, Fault> {
+        let content = content(container, interface);
+        let its = self.all()?.filter(|(_, text)| *text == content || text == container);
+        Ok(its.filter_map(|(path, _)| path.file_name()?.to_str()?.parse().ok()).collect())
+    }
+
+    /// Frees whatever a container's interface has; leases that name no interface, where it has none of its own.
+    pub(super) fn free_all(&self, container: &str, interface: &str) -> Result<(), Fault> {
+        let content = content(container, interface);
+        let (own, old): (Vec<_>, Vec<_>) = self
+            .all()?
+            .filter(|(_, text)| *text == content || text == container)
+            .partition(|(_, text)| *text == content);
+        let paths = if own.is_empty() { old } else { own };
+        paths.into_iter().try_for_each(|(path, _)| remove(&path))
+    }
+
+    /// Frees every lease but those of these containers' interfaces, and those that nobody owns since a crash.
+    pub(super) fn keep(&self, valid: &[(String, String)]) -> Result<(), Fault> {
+        let contents: Vec<_> = valid.iter().map(|(id, interface)| content(id, interface)).collect();
+        let is_valid = |text: &String| contents.contains(text) || valid.iter().any(|(id, _)| id == text);
+        let stale: Vec<_> = self.all()?.filter(|(_, text)| !is_valid(text)).collect();
+        stale.into_iter().try_for_each(|(path, _)| remove(&path))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Fault> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Fault::io(format!("remove {}", path.display()), &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A new file with that content, by way of one without a name where the file system knows such files.
+fn write_new(directory: &Path, path: &Path, content: &[u8]) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o600);
+    let write = |file: &OwnedFd| rustix::io::write(file, content).map(|_| ());
+    match rustix::fs::open(directory, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
+        Ok(file) => {
+            write(&file)?;
+            let own = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
+            rustix::fs::linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)
+        }
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
+            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::open(path, flags, mode)?;
+            write(&file).inspect_err(|_| drop(fs::remove_file(path)))
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(test: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("berth-leases-{test}-{}", std::process::id())))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_lease_is_the_go_plugins_file() {
+        let scratch = Scratch::new("file");
+        let leases = Leases::lock(&scratch.0).unwrap();
+        assert!(leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap());
+        assert!(!leases.reserve(address("10.0.0.2"), 0, "other", "eth0").unwrap());
+        assert_eq!(fs::read(scratch.0.join("10.0.0.2")).unwrap(), b"pod\r\neth0");
+        assert_eq!(fs::read(scratch.0.join("last_reserved_ip.0")).unwrap(), b"10.0.0.2");
+        assert!(!leases.free(address("10.0.0.2"), "pod", "eth1"));
+        assert!(leases.free(address("10.0.0.2"), "pod", "eth0"));
+        assert_eq!(leases.of("pod", "eth0").unwrap(), Vec::<IpAddr>::new());
+    }
+
+    #[test]
+    fn a_lease_without_an_owner_is_free() {
+        let scratch = Scratch::new("empty");
+        let leases = Leases::lock(&scratch.0).unwrap();
+        fs::write(scratch.0.join("10.0.0.2"), "").unwrap();
+        assert!(leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap());
+        assert_eq!(leases.of("pod", "eth0").unwrap(), [address("10.0.0.2")]);
+    }
+
+    #[test]
+    fn an_old_lease_goes_only_where_there_is_no_new_one() {
+        let scratch = Scratch::new("old");
+        let leases = Leases::lock(&scratch.0).unwrap();
+        fs::write(scratch.0.join("10.0.0.2"), "pod").unwrap();
+        leases.reserve(address("10.0.0.3"), 0, "pod", "eth0").unwrap();
+        leases.free_all("pod", "eth0").unwrap();
+        assert_eq!(leases.of("pod", "eth0").unwrap(), [address("10.0.0.2")]);
+        leases.free_all("pod", "eth0").unwrap();
+        assert!(leases.of("pod", "eth0").unwrap().is_empty());
+    }
+
+    #[test]
+    fn only_what_is_valid_is_kept() {
+        let scratch = Scratch::new("keep");
+        let leases = Leases::lock(&scratch.0).unwrap();
+        leases.reserve(address("10.0.0.2"), 0, "a", "eth0").unwrap();
+        leases.reserve(address("10.0.0.3"), 0, "b", "eth0").unwrap();
+        fs::write(scratch.0.join("10.0.0.4"), "").unwrap();
+        leases.keep(&[("a".to_owned(), "eth0".to_owned())]).unwrap();
+        let left: Vec<_> = leases.all().unwrap().map(|(_, text)| text).collect();
+        assert_eq!(left, ["a\r\neth0"]);
+        assert!(scratch.0.join("lock").exists() && scratch.0.join("last_reserved_ip.0").exists());
+    }
+}

@@ -1,0 +1,216 @@
+//! What most plugins do alike: an interface in the pod gets its addresses and routes.
+
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha512};
+
+use super::Call;
+use crate::change::{Change, Kind, NewLink, Place, Set, Sysctl, Work};
+use crate::cni::cidr::Cidr;
+use crate::cni::fault::{Code, Fault};
+use crate::cni::result::{Dns, Ip, Outcome, Route};
+use crate::netlink::{Family, Link, Netlink};
+
+/// `prefix` and hexadecimal digits of a hash, so many letters in all: how the Go plugins name chains and devices.
+pub(super) fn hashed(prefix: &str, length: usize, of: &str) -> String {
+    let digits: String = Sha512::digest(of).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}{}", &digits[..length - prefix.len()])
+}
+
+/// The host's end of a veth pair. Its name follows from whose it is, so that it is found again without a record.
+pub(super) fn veth_name(call: &Call<'_>, attempt: u32) -> Result<String, Fault> {
+    let of = format!("{}\0{}\0{}\0{attempt}", call.network()?, call.container_id, call.if_name);
+    Ok(hashed("veth", 12, &of))
+}
+
+/// Makes a veth pair, one end in the pod, and answers the host's end and the pod's.
+pub(super) fn veth(
+    work: &mut Work<'_>,
+    call: &Call<'_>,
+    mtu: u32,
+    mac: Option<Vec<u8>>,
+    master: Option<&str>,
+) -> Result<(Link, Link), Fault> {
+    let mut attempt = 0;
+    let name = loop {
+        let name = veth_name(call, attempt)?;
+        let kind = Kind::Veth { peer: call.if_name.to_owned(), master: master.map(str::to_owned) };
+        let link = NewLink { name: name.clone(), kind, mtu, mac: mac.clone(), shared: false };
+        let taken = work.host.link(&name)?.is_some();
+        if work.pod.link(call.if_name)?.is_some() {
+            let message = format!("container veth name ({:?}) peer provided ({name:?}) already exists", call.if_name);
+            return Err(Fault::new(Code::INTERNAL, message));
+        }
+        if taken && attempt < 10 {
+            attempt += 1;
+            continue;
+        }
+        work.apply([Change::Create(link)])?;
+        break name;
+    };
+    work.apply([Change::Sysctls(Place::Host, vec![Sysctl::may(format!("net/ipv6/conf/{name}/accept_ra"), "0")])])?;
+    Ok((work.link(Place::Host, &name)?, work.link(Place::Pod, call.if_name)?))
+}
+
+/// The address right behind the network's own.
+pub(super) fn first_address(cidr: Cidr) -> IpAddr {
+    cidr.nth(1)
+}
+
+/// What gives the pod's interface its addresses, brings it up and adds its routes. Pure.
+pub(super) fn configure(if_name: &str, outcome: &Outcome) -> Result<Vec<Change>, Fault> {
+    let mut changes = Vec::new();
+    let ips: Vec<&Ip> = outcome.ips.iter().filter(|ip| ip.interface.is_some()).collect();
+    for ip in &ips {
+        let its = ip.interface.and_then(|index| outcome.interfaces.get(index));
+        if its.is_none_or(|interface| interface.name != if_name) {
+            let message = format!("failed to add IP addr {} to {if_name:?}: invalid interface index", ip.address);
+            return Err(Fault::new(Code::INTERNAL, message));
+        }
+    }
+    if ips.iter().any(|ip| ip.address.address.is_ipv6()) {
+        let conf = |link: &str, key: &str| format!("net/ipv6/conf/{link}/{key}");
+        let sysctls = vec![
+            Sysctl::may(conf("lo", "disable_ipv6"), "0"),
+            Sysctl::may(conf(if_name, "disable_ipv6"), "0"),
+            Sysctl::must(conf(if_name, "keep_addr_on_down"), "1"),
+        ];
+        changes.push(Change::Sysctls(Place::Pod, sysctls));
+    }
+    let link = || if_name.to_owned();
+    let address = |ip: &&Ip| Change::Address { place: Place::Pod, link: link(), cidr: ip.address, again: false };
+    changes.extend(ips.iter().map(address));
+    changes.push(Change::Set(Place::Pod, link(), Set::Up(true)));
+    for route in &outcome.routes {
+        let same = |gateway: &IpAddr| gateway.is_ipv4() == route.dst.address.is_ipv4();
+        let gw = route.gw.or_else(|| ips.iter().filter_map(|ip| ip.gateway).find(same));
+        let route = Route { gw, ..route.clone() };
+        changes.push(Change::Route { place: Place::Pod, link: link(), route, source: None, again: false });
+    }
+    Ok(changes)
+}
+
+/// Forwarding, for the families that the addresses have.
+pub(super) fn forward(outcome: &Outcome) -> Change {
+    let has = |family| outcome.ips.iter().any(|ip| Family::of(ip.address.address) == family);
+    let mut sysctls = Vec::new();
+    if has(Family::V4) {
+        sysctls.push(Sysctl::must("net/ipv4/ip_forward", "1"));
+    }
+    if has(Family::V6) {
+        sysctls.push(Sysctl::must("net/ipv6/conf/all/forwarding", "1"));
+    }
+    Change::Sysctls(Place::Host, sysctls)
+}
+
+/// The configuration's name service goes before the one of the address management, if it says anything.
+pub(super) fn dns(call: &Call<'_>, outcome: &mut Outcome) -> Result<(), Fault> {
+    let own = Dns::parse(call.fields())?;
+    if !own.is_empty() {
+        outcome.dns = own;
+    }
+    Ok(())
+}
+
+/// A hardware address: six bytes in hexadecimal between colons or dashes.
+pub(super) fn mac(text: &str) -> Result<Vec<u8>, Fault> {
+    let refuse = || Fault::new(Code::CONFIG, format!("invalid MAC address {text:?}"));
+    let bytes = text
+        .split([':', '-'])
+        .map(|pair| u8::from_str_radix(pair, 16).ok().filter(|_| pair.len() == 2 && !pair.starts_with('+')));
+    let bytes: Option<Vec<u8>> = bytes.collect();
+    bytes.filter(|bytes| bytes.len() == 6).ok_or_else(refuse)
+}
+
+/// The hardware address that was asked for: the runtime's, else `args.cni`'s, else CNI_ARGS'.
+pub(super) fn wanted_mac(call: &Call<'_>) -> Result<Option<Vec<u8>>, Fault> {
+    let runtime = call.fields().object("runtimeConfig")?.map(|runtime| runtime.string("mac")).transpose()?.flatten();
+    let args = call.fields().object("args")?.map(|args| args.object("cni")).transpose()?.flatten();
+    let args = args.map(|cni| cni.string("mac")).transpose()?.flatten();
+    let argument = call.args.iter().rfind(|(key, _)| key == "MAC").map(|(_, value)| value.clone());
+    runtime.or(args).or(argument.filter(|text| !text.is_empty())).map(|text| mac(&text)).transpose()
+}
+
+/// Deletes the pod's interface, and what is left of it on the host where the pod's namespace cannot be entered any
+/// more. Answers the addresses that it had.
+pub(super) fn delete_link(call: &Call<'_>) -> Result<Vec<Cidr>, Fault> {
+    let mut addresses = Vec::new();
+    if let Some(pod) = super::namespace(call.netns)? {
+        let mut netlink = Netlink::inside(&pod)?;
+        if let Some(link) = netlink.link(call.if_name)? {
+            for family in Family::BOTH {
+                let local =
+                    |cidr: &Cidr| matches!(cidr.address, IpAddr::V6(address) if address.is_unicast_link_local());
+                addresses.extend(netlink.addresses(link.index, family)?.into_iter().filter(|cidr| !local(cidr)));
+            }
+            netlink.delete(link.index)?;
+        }
+    }
+    let mut host = Netlink::here()?;
+    let known = call.previous().ok().flatten().unwrap_or_default();
+    let names = known.interfaces.into_iter().filter(|interface| interface.sandbox.is_empty()).map(|one| one.name);
+    for name in names.chain([veth_name(call, 0)?]) {
+        let is_veth = |link: &Link| link.kind.as_ref().is_some_and(|kind| kind.to_string() == "veth");
+        if let Some(link) = host.link(&name)?.filter(|link| is_veth(link) && name.starts_with("veth")) {
+            host.delete(link.index)?;
+        }
+    }
+    Ok(addresses)
+}
+
+/// Whether the pod's interface is as the last result says: there, with its addresses and routes.
+pub(super) fn check_pod(call: &Call<'_>) -> Result<(), Fault> {
+    let wrong = |message: String| Fault::new(Code::INTERNAL, message);
+    let previous = call.previous()?.ok_or_else(|| Fault::new(Code::CONFIG, "Required prevResult missing"))?;
+    let missing = || Fault::new(Code::NETNS, format!("failed to open netns {:?}", call.netns));
+    let mut pod = Netlink::inside(&super::namespace(call.netns)?.ok_or_else(missing)?)?;
+    let link = pod.link(call.if_name)?.ok_or_else(|| wrong(format!("Link {} not found in the pod", call.if_name)))?;
+    let known = |one: &&crate::cni::result::Interface| one.name == call.if_name && !one.sandbox.is_empty();
+    let interface = previous.interfaces.iter().find(known);
+    if let Some(interface) = interface.filter(|one| !one.mac.is_empty() && one.mac != link.mac_text()) {
+        let message = format!(
+            "Interface {} Mac {} doesn't match container Mac: {}",
+            interface.name,
+            interface.mac,
+            link.mac_text()
+        );
+        return Err(wrong(message));
+    }
+    for family in Family::BOTH {
+        let addresses = pod.addresses(link.index, family)?;
+        let of_link = |ip: &&Ip| ip.interface.and_then(|at| previous.interfaces.get(at)) == interface;
+        for ip in previous.ips.iter().filter(of_link).filter(|ip| Family::of(ip.address.address) == family) {
+            if !addresses.contains(&ip.address) {
+                return Err(wrong(format!("Failed to match addr {} on interface {}", ip.address, call.if_name)));
+            }
+        }
+        let routes = pod.routes(family)?;
+        for route in previous.routes.iter().filter(|route| Family::of(route.dst.address) == family) {
+            let same = |via: &&crate::netlink::Via| via.destination == route.dst.network();
+            if !routes.iter().any(|via| same(&via) && (route.gw.is_none() || via.gateway == route.gw)) {
+                return Err(wrong(format!("Expected Route {} not found in routing table", route.dst)));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hardware_addresses_are_six_bytes() {
+        assert_eq!(mac("02:00:00:00:00:ff").unwrap(), [2, 0, 0, 0, 0, 255]);
+        for text in ["", "02:00:00:00:00", "02:00:00:00:00:fff", "02:00:00:00:00:+f", "02:00:00:00:00:00:00"] {
+            assert!(mac(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_hashed_as_the_go_plugins_do() {
+        // utils.MustFormatChainNameWithPrefix's own test vector: sha512("testcontainer").
+        assert_eq!(hashed("CNI-", 28, "test").len(), 28);
+        assert_eq!(hashed("", 16, "test"), "ee26b0dd4af7e749");
+    }
+}

@@ -1,0 +1,150 @@
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use netns::Namespace;
+use netns::cni::cache::Attachment;
+use netns::cni::conflist::NetworkList;
+use netns::cni::engine::Engine;
+use netns::plugin::Places;
+use serde_json::{Map, Value, json};
+
+/// A namespace that plays the host, and a directory for all state. What runs in it sees no other host.
+pub struct Host {
+    pub directory: PathBuf,
+    pub engine: Engine,
+}
+
+/// A pod's namespace, pinned.
+pub struct Pod {
+    pub id: String,
+    pub namespace: Namespace,
+    pub path: PathBuf,
+}
+
+impl Host {
+    pub fn run(name: &str, act: fn(&Self)) {
+        let directory =
+            std::env::temp_dir().join(format!("berth-wired-{}-{}", name.replace(' ', "-"), std::process::id()));
+        let _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).unwrap();
+        let places = Places {
+            networks: directory.join("networks"),
+            tuning: directory.join("tuning"),
+            tuning_allowlist: directory.join("allowlist"),
+        };
+        let engine = Engine {
+            bin_dirs: vec![directory.join("bin")],
+            cache_dir: directory.join("cache"),
+            timeout: Duration::from_secs(60),
+            places,
+            ..Engine::default()
+        };
+        let host = Self { directory, engine };
+        let namespace = Namespace::create().unwrap();
+        namespace.bring_loopback_up().unwrap();
+        namespace.enter(|| act(&host)).unwrap();
+    }
+
+    pub fn pod(&self, id: &str) -> Pod {
+        let namespace = Namespace::create().unwrap();
+        let path = namespace.pin(&self.directory.join("netns"), id).unwrap();
+        Pod { id: id.to_owned(), namespace, path }
+    }
+
+    /// What `ip -j` says on the host.
+    pub fn ip(&self, arguments: &str) -> Value {
+        ip(arguments)
+    }
+
+    /// The names of the host's links.
+    pub fn links(&self) -> Vec<String> {
+        names(&self.ip("link show"))
+    }
+
+    /// The leases of a network.
+    pub fn leases(&self, network: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.engine.places.networks.join(network)).into_iter().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.retain(|name| name.parse::<std::net::IpAddr>().is_ok());
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        for entry in fs::read_dir(self.directory.join("netns")).into_iter().flatten().flatten() {
+            let _ = netns::remove(&entry.path());
+        }
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Pod {
+    pub fn attachment(&self, capability_args: Value) -> Attachment {
+        Attachment {
+            container_id: self.id.clone(),
+            netns: self.path.display().to_string(),
+            if_name: "eth0".to_owned(),
+            args: Vec::new(),
+            capability_args: capability_args.as_object().cloned().unwrap_or_default(),
+        }
+    }
+
+    pub fn plain(&self) -> Attachment {
+        self.attachment(Value::Object(Map::new()))
+    }
+
+    /// What `ip -j` says inside.
+    pub fn ip(&self, arguments: &str) -> Value {
+        self.namespace.enter(|| ip(arguments)).unwrap()
+    }
+
+    pub fn links(&self) -> Vec<String> {
+        names(&self.ip("link show"))
+    }
+
+    /// Answers one TCP connection inside with its peer's address.
+    pub fn serve(&self, port: u16) -> std::thread::JoinHandle<std::net::SocketAddr> {
+        let listener = self.namespace.enter(|| TcpListener::bind(("::", port))).unwrap().unwrap();
+        std::thread::spawn(move || listener.accept().unwrap().1)
+    }
+
+    /// Whether a connection from inside is taken.
+    pub fn reaches(&self, address: &str) -> bool {
+        self.namespace.enter(|| reaches(address)).unwrap()
+    }
+
+    /// Whether the namespace has anything but `lo`.
+    pub fn is_bare(&self) -> bool {
+        self.links() == ["lo"]
+    }
+}
+
+pub fn reaches(address: &str) -> bool {
+    TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(3)).is_ok()
+}
+
+/// Whether the caller could bind the port at all; unused by the kernel's own rules.
+#[allow(dead_code)]
+pub fn udp(address: &str) -> UdpSocket {
+    UdpSocket::bind(address).unwrap()
+}
+
+fn ip(arguments: &str) -> Value {
+    let output = Command::new("ip").args(["-j", "-d"]).args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    if output.stdout.is_empty() { json!([]) } else { serde_json::from_slice(&output.stdout).unwrap() }
+}
+
+fn names(links: &Value) -> Vec<String> {
+    links.as_array().unwrap().iter().map(|link| link["ifname"].as_str().unwrap().to_owned()).collect()
+}
+
+pub fn list(version: &str, name: &str, plugins: Value) -> NetworkList {
+    let list = json!({ "name": name, "cniVersion": version, "plugins": plugins });
+    NetworkList::from_bytes(list.to_string().as_bytes()).unwrap()
+}

@@ -1,0 +1,137 @@
+//! What each plugin makes, and that nothing of it stays.
+
+use libtest_mimic::Trial;
+use serde_json::{Value, json};
+
+use crate::host::{Host, list, reaches};
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("loopback comes up and goes down", loopback),
+        trial("bridge wires two pods and forgets them", bridge),
+        trial("bridge forgets a pod whose namespace is gone", bridge_without_namespace),
+        trial("a failed add leaves nothing", failed),
+        trial("ptp leads to the pod and back", ptp),
+    ]
+}
+
+fn ipam(subnet: &str) -> Value {
+    json!({"type":"host-local","subnet":subnet,"routes":[{"dst":"0.0.0.0/0"}]})
+}
+
+fn loopback(host: &Host) {
+    let list = list("1.0.0", "lo", json!([{"type":"loopback"}]));
+    let pod = host.pod("pod");
+    let attachment = netns::cni::cache::Attachment { if_name: "lo".to_owned(), ..pod.plain() };
+    let result = host.engine.add(&list, &attachment).unwrap();
+    let sandbox = attachment.netns.clone();
+    assert_eq!(result["interfaces"], json!([{"name":"lo","mac":"00:00:00:00:00:00","sandbox":sandbox}]));
+    assert_eq!(result["ips"], json!([{"interface":0,"address":"127.0.0.1/8"},{"interface":0,"address":"::1/128"}]));
+    host.engine.check(&list, &attachment).unwrap();
+    host.engine.delete(&list, &attachment).unwrap();
+    host.engine.delete(&list, &attachment).unwrap();
+    assert!(!pod.ip("link show lo")[0]["flags"].as_array().unwrap().contains(&json!("UP")));
+}
+
+fn bridge(host: &Host) {
+    let plugin = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"mtu":1400,"hairpinMode":true,
+        "ipam":{"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
+    let list = list("1.0.0", "net", json!([plugin]));
+    let (one, two) = (host.pod("one"), host.pod("two"));
+    let result = host.engine.add(&list, &one.plain()).unwrap();
+    host.engine.add(&list, &two.plain()).unwrap();
+    assert_eq!(result["ips"][0], json!({"interface":2,"address":"10.7.0.2/24","gateway":"10.7.0.1"}));
+    assert_eq!(result["ips"][1], json!({"interface":2,"address":"fd07::2/64","gateway":"fd07::1"}));
+    assert_eq!(result["routes"], json!([{"dst":"0.0.0.0/0","gw":"10.7.0.1"},{"dst":"::/0","gw":"fd07::1"}]));
+    assert_eq!(result["interfaces"][0]["name"], "br0");
+    assert_eq!(result["interfaces"][0]["mac"], host.ip("link show br0")[0]["address"]);
+    let port = &host.ip(&format!("link show {}", result["interfaces"][1]["name"].as_str().unwrap()))[0];
+    assert_eq!((&port["master"], &port["mtu"]), (&json!("br0"), &json!(1400)));
+    assert_eq!(port["linkinfo"]["info_slave_data"]["hairpin"], true);
+    host.engine.check(&list, &one.plain()).unwrap();
+    for address in ["10.7.0.2:80", "[fd07::2]:80"] {
+        let server = one.serve(80);
+        assert!(two.reaches(address), "{address}");
+        server.join().unwrap();
+        let server = one.serve(80);
+        assert!(reaches(address), "{address}");
+        server.join().unwrap();
+    }
+    assert_eq!(host.leases("net"), ["10.7.0.2", "10.7.0.3", "fd07::2", "fd07::3"]);
+    let again = host.engine.add(&list, &one.plain()).unwrap_err().to_string();
+    assert!(again.contains("container veth name (\"eth0\") peer provided"), "{again}");
+    for pod in [&one, &two] {
+        host.engine.delete(&list, &pod.plain()).unwrap();
+        host.engine.delete(&list, &pod.plain()).unwrap();
+        assert!(pod.is_bare());
+    }
+    assert_eq!(host.links(), ["lo", "br0"]);
+    assert!(host.leases("net").is_empty());
+    assert!(host.engine.attachments().is_empty());
+}
+
+fn bridge_without_namespace(host: &Host) {
+    let list =
+        list("1.0.0", "net", json!([{"type":"bridge","bridge":"br0","isGateway":true,"ipam":ipam("10.7.0.0/24")}]));
+    let pod = host.pod("pod");
+    // Not told where it is, though it is there.
+    host.engine.add(&list, &pod.plain()).unwrap();
+    let unknown = netns::cni::cache::Attachment { netns: String::new(), ..pod.plain() };
+    host.engine.delete(&list, &unknown).unwrap();
+    assert_eq!(host.links(), ["lo", "br0"]);
+    // Gone, and a plain file where it was.
+    host.engine.add(&list, &pod.plain()).unwrap();
+    netns::remove(&pod.path).unwrap();
+    std::fs::write(&pod.path, "").unwrap();
+    host.engine.delete(&list, &pod.plain()).unwrap();
+    assert_eq!(host.links(), ["lo", "br0"]);
+    assert!(host.leases("net").is_empty());
+    let error = host.engine.add(&list, &pod.plain()).unwrap_err();
+    assert_eq!(error.code, netns::cni::fault::Code::NETNS);
+    assert!(host.leases("net").is_empty());
+}
+
+fn failed(host: &Host) {
+    let pod = host.pod("pod");
+    let with =
+        |ipam: Value| list("1.0.0", "net", json!([{"type":"bridge","bridge":"br0","isGateway":true,"ipam":ipam}]));
+    // A route that cannot be: its gateway is nobody's neighbour.
+    let bad = with(json!({"type":"host-local","subnet":"10.7.0.0/24","routes":[{"dst":"0.0.0.0/0","gw":"192.0.2.1"}]}));
+    let error = host.engine.add(&bad, &pod.plain()).unwrap_err().to_string();
+    assert!(error.contains("failed to add route 0.0.0.0/0 via 192.0.2.1 dev eth0 in the pod"), "{error}");
+    assert!(pod.is_bare() && host.leases("net").is_empty());
+    assert_eq!(host.links(), ["lo", "br0"]);
+    let tiny = with(json!({"type":"host-local","subnet":"10.8.0.0/30"}));
+    let (one, two) = (host.pod("a"), host.pod("b"));
+    host.engine.add(&tiny, &one.plain()).unwrap();
+    let error = host.engine.add(&tiny, &two.plain()).unwrap_err().to_string();
+    assert!(error.contains("no IP addresses available in range set: 10.8.0.1-10.8.0.2"), "{error}");
+    assert!(two.is_bare());
+    host.engine.delete(&tiny, &one.plain()).unwrap();
+    host.engine.add(&tiny, &two.plain()).unwrap();
+    host.engine.delete(&tiny, &two.plain()).unwrap();
+    let other = with(ipam("10.9.0.0/24"));
+    let error = host.engine.add(&other, &pod.plain());
+    assert!(error.unwrap_err().to_string().contains("\"br0\" already has an IP address different from 10.9.0.1/24"));
+    assert!(pod.is_bare() && host.leases("net").is_empty());
+}
+
+fn ptp(host: &Host) {
+    let list = list("1.0.0", "p2p", json!([{"type":"ptp","ipam":ipam("10.7.0.0/24")}]));
+    let pod = host.pod("pod");
+    let result = host.engine.add(&list, &pod.plain()).unwrap();
+    assert_eq!(result["ips"], json!([{"interface":1,"address":"10.7.0.2/24","gateway":"10.7.0.1"}]));
+    let routes = pod.ip("route show");
+    let of = |dst: &str| routes.as_array().unwrap().iter().find(|route| route["dst"] == dst).cloned().unwrap();
+    assert_eq!(of("default")["gateway"], "10.7.0.1");
+    assert_eq!(of("10.7.0.0/24")["gateway"], "10.7.0.1");
+    assert_eq!(of("10.7.0.1")["scope"], "link");
+    let server = pod.serve(80);
+    assert!(reaches("10.7.0.2:80"));
+    assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:10.7.0.1");
+    host.engine.check(&list, &pod.plain()).unwrap();
+    host.engine.delete(&list, &pod.plain()).unwrap();
+    assert!(pod.is_bare() && host.leases("p2p").is_empty());
+    assert_eq!(host.links(), ["lo"]);
+}
