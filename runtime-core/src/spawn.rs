@@ -307,6 +307,10 @@ fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
         Some(Step::FindProgram) if errno == Errno::NOENT => {
             Error::Program(format!("{program:?}: stat {program}: {}", text(errno)))
         }
+        // runc's words.
+        Some(step @ Step::Mount(mount)) if mount.no_symlinks && matches!(errno, Errno::LOOP | Errno::NOTDIR) => {
+            Error::Step { step: format!("{step}: must be mounted on ordinary directory"), source: errno }
+        }
         Some(Step::FindProgram | Step::Exec) => Error::Program(format!("{program:?}: {}", text(errno))),
         _ => Error::Step { step: plan.describe(step).map(|step| step.to_string()).unwrap_or_default(), source: errno },
     }

@@ -62,7 +62,7 @@ fn proc_links() -> Result<(), Stop> {
             };
             replace_by_link(&bundle, name, &to);
             let text = bundle.refused()?;
-            assert!(text.contains(&format!(" on {name}: ")), "{text}");
+            assert!(text.contains(&format!(" on {name}: must be mounted on ordinary directory: ")), "{text}");
             assert!(untouched(&bait));
         }
     }

@@ -124,16 +124,23 @@ fn check(process: Process) -> Result<Process, Error> {
     }
 }
 
+/// `uid[:gid]`, in decimal digits.
+fn user(text: &str) -> Result<(u32, Option<u32>), Error> {
+    let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
+    Ok((id("uid", uid)?, gid.map(|gid| id("gid", gid)).transpose()?))
+}
+
+fn id(flag: &'static str, value: &str) -> Result<u32, Error> {
+    value.parse().map_err(|_| Error::Value { flag, value: value.to_owned(), wanted: "an id" })
+}
+
 fn set_user(given: &Given, process: &mut Process) -> Result<(), Error> {
-    let id = |flag, value: &str| {
-        value.parse::<u32>().map_err(|_| Error::Value { flag, value: value.to_owned(), wanted: "an id" })
-    };
-    if let Some(user) = given.text("user")? {
-        let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
+    if let Some(text) = given.text("user")? {
+        let (uid, gid) = user(text)?;
         if let Some(gid) = gid {
-            process.user_mut().set_gid(id("gid", gid)?);
+            process.user_mut().set_gid(gid);
         }
-        process.user_mut().set_uid(id("uid", uid)?);
+        process.user_mut().set_uid(uid);
     }
     let mut groups = process.user().additional_gids().clone().unwrap_or_default();
     for gid in given.texts("additional-gids")? {
@@ -150,7 +157,8 @@ fn add_capabilities(given: &Given, process: &mut Process) -> Result<(), Error> {
         return Ok(());
     }
     let unknown = |name: &str| Error::Value { flag: "cap", value: name.to_owned(), wanted: "a capability" };
-    let added = names.iter().map(|name| name.parse().map_err(|_| unknown(name)));
+    // As config.json has them: not every name is understood by `FromStr`.
+    let added = names.iter().map(|name| capability(name).ok_or_else(|| unknown(name)));
     let added = added.collect::<Result<Vec<Capability>, _>>()?;
     let mut sets = process.capabilities().clone().unwrap_or_else(none);
     let with = |set: &Option<std::collections::HashSet<Capability>>| {
@@ -165,9 +173,41 @@ fn add_capabilities(given: &Given, process: &mut Process) -> Result<(), Error> {
     Ok(())
 }
 
+fn capability(name: &str) -> Option<Capability> {
+    serde_json::from_value(name.into()).ok()
+}
+
 /// `LinuxCapabilities::default()` has some of its own choice.
 fn none() -> LinuxCapabilities {
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(None).set_effective(None).set_inheritable(None).set_permitted(None).set_ambient(None);
     sets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// CVE-2026-30892: somebody's "1" was 0.
+    #[test]
+    fn user_is_who_is_written() {
+        let numbers = (0..=u32::BITS).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, (1 << bit) + 1]);
+        for number in numbers.chain(0..100).filter_map(|number| u32::try_from(number).ok()) {
+            assert_eq!(user(&number.to_string()).unwrap(), (number, None));
+            assert_eq!(user(&format!("{number}:7")).unwrap(), (number, Some(7)));
+            assert_eq!(user(&format!("7:{number}")).unwrap(), (7, Some(number)));
+        }
+        for wrong in ["", ":", "1:", ":1", "-1", "1x", "x", " 1", "1 ", "0x1", "4294967296", "1:2:3", "root"] {
+            assert!(user(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_capability_is_known_by_its_name() {
+        for name in ["CAP_SYSLOG", "CAP_SYS_ADMIN", "CAP_BPF", "CAP_CHECKPOINT_RESTORE", "CAP_AUDIT_READ", "CAP_MKNOD"]
+        {
+            assert!(capability(name).is_some(), "{name}");
+        }
+        assert!(capability("CAP_FLY").is_none());
+    }
 }
