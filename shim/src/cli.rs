@@ -72,7 +72,7 @@ const fn refused(name: &'static str) -> Command {
         words: "<container-id>",
         about: "not supported: a container cannot be saved",
         flags: &[],
-        until: Until::Word,
+        until: Until::Start,
         clones: false,
         run: |_, _| Err(Error::Unimplemented("checkpoint and restore are not supported")),
     }

@@ -5,11 +5,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use oci_spec::runtime::{BoxBuilder, Process};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
-use rustix::termios::{OptionalActions, Termios};
+use rustix::termios::{OptionalActions, Termios, Winsize};
 
 use super::Error;
 
@@ -51,11 +52,26 @@ impl Drop for Raw {
     }
 }
 
-/// Gives a terminal the size of ours, if we have one.
-pub fn resize(master: BorrowedFd<'_>) {
+/// The terminal of a process that is stayed with has the size of ours from its beginning, if its spec has no other.
+pub fn size(process: &mut Process, detach: bool) {
+    if detach || process.console_size().is_some() || !process.terminal().unwrap_or(false) {
+        return;
+    }
+    let size = our_size().and_then(|size| {
+        BoxBuilder::default().height(u64::from(size.ws_row)).width(u64::from(size.ws_col)).build().ok()
+    });
+    process.set_console_size(size);
+}
+
+fn our_size() -> Option<Winsize> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let ours = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    if let Some(size) = ours.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok()) {
+    ours.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok())
+}
+
+/// Gives a terminal the size of ours, if we have one.
+pub fn resize(master: BorrowedFd<'_>) {
+    if let Some(size) = our_size() {
         // A terminal whose process is gone has no size.
         let _ = rustix::termios::tcsetwinsize(master, size);
     }

@@ -75,7 +75,7 @@ pub const RUN: Command = Command {
 fn create(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let [id] = given.words("create")?;
     let Made { container, child, .. } = make(berth, given, id, true)?;
-    let told = console(given, &child).and_then(|()| tell_pid(given, &child));
+    let told = hand_over(given, &child).and_then(|()| tell_pid(given, &child));
     undone_on_error(berth, &container, told)?;
     Ok(0)
 }
@@ -102,7 +102,7 @@ fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
         rustix::process::set_child_subreaper(Some(own)).map_err(Error::system("become a subreaper"))?;
     }
     let Made { container, child, ours, runtime } = make(berth, given, id, detach)?;
-    let started = console(given, &child).and_then(|()| Ok(container.start()?)).and_then(|()| tell_pid(given, &child));
+    let started = hand_over(given, &child).and_then(|()| Ok(container.start()?)).and_then(|()| tell_pid(given, &child));
     undone_on_error(berth, &container, started)?;
     let Some(foreground) = foreground else { return Ok(0) };
     let status = foreground.stay(&child, ours, &runtime.children);
@@ -130,6 +130,9 @@ fn make(berth: &Berth, given: &Given, id: &str, detach: bool) -> Result<Made, Er
     check_terminal(given, terminal, detach)?;
     let preserved = Preserved::of(given, true)?;
     activate(&mut bundle.spec, preserved);
+    if let Some(process) = bundle.spec.process_mut() {
+        console::size(process, detach);
+    }
     let (stdio, ours) = stdio::open(terminal, detach)?;
     rootless::enter(&mut bundle.spec)?;
     let runtime = berth.runtime()?;
@@ -171,7 +174,7 @@ fn activate(spec: &mut Spec, preserved: Preserved) {
 }
 
 /// Hands the terminal and the pidfd to who wants them.
-pub fn console(given: &Given, child: &Child) -> Result<(), Error> {
+pub fn hand_over(given: &Given, child: &Child) -> Result<(), Error> {
     if let (Some(path), Some(master)) = (given.path("console-socket"), &child.console) {
         console::send(master.as_fd(), b"/dev/ptmx", &path)?;
     }

@@ -7,12 +7,12 @@ use runtime_core::container::{Container, ExecRequest};
 use runtime_core::spec;
 use runtime_core::state::Status;
 
-use super::create::{check_terminal, console, tell_pid};
+use super::create::{check_terminal, hand_over, tell_pid};
 use super::flags::{Flag, Given, Until, switch, text, value};
 use super::foreground::Foreground;
 use super::home::Berth;
 use super::stdio::{self, Preserved};
-use super::{Command, Error, rootless};
+use super::{Command, Error, console, rootless};
 
 const FLAGS: &[Flag] = &[
     value("console-socket", None, "PATH", "a socket that gets the master of the terminal"),
@@ -57,10 +57,11 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
         }
         _ => {}
     }
-    let process = process(given, &container)?;
+    let mut process = process(given, &container)?;
     let detach = given.is_on("detach");
     let terminal = process.terminal().unwrap_or(false);
     check_terminal(given, terminal, detach)?;
+    console::size(&mut process, detach);
     let preserved = Preserved::of(given, false)?;
     let foreground = if detach { None } else { Some(Foreground::enter()?) };
     let (stdio, ours) = stdio::open(terminal, detach)?;
@@ -69,7 +70,7 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count };
     let child = container.exec_with(&request, &runtime)?;
     // Nobody else holds it: what cannot be told of is ended.
-    console(given, &child).and_then(|()| tell_pid(given, &child)).inspect_err(|_| {
+    hand_over(given, &child).and_then(|()| tell_pid(given, &child)).inspect_err(|_| {
         let _ = child.signal(libc::SIGKILL);
     })?;
     match foreground {

@@ -46,14 +46,20 @@ pub struct Given {
 pub enum Until {
     /// They may stand anywhere.
     End,
+    /// Before the first: all are words.
+    Start,
     /// Before the first word that is none; it and all after it are words.
     Word,
 }
 
 /// Parses. `-h` and `--help` are in every table, and end the parsing.
 pub fn parse(table: &[Flag], until: Until, words: impl IntoIterator<Item = OsString>) -> Result<Given, Error> {
-    let mut parser = Parser::from_args(words);
     let mut given = Given::default();
+    if until == Until::Start {
+        given.words.extend(words);
+        return Ok(given);
+    }
+    let mut parser = Parser::from_args(words);
     let usage = |error: lexopt::Error| Error::Usage(error.to_string());
     while let Some(arg) = parser.next().map_err(usage)? {
         let found = match &arg {

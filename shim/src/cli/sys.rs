@@ -33,10 +33,10 @@ pub fn next_signal(signals: &OwnedFd) -> Option<i32> {
     }
 }
 
-/// A descriptor that our parent left open for us.
+/// A descriptor that our parent left open for us: what we have opened ourselves closes on exec.
 pub fn inherited(number: i32) -> Option<BorrowedFd<'static>> {
-    // SAFETY: F_GETFD takes no argument; a number that is no descriptor is refused.
-    let open = unsafe { libc::fcntl(number, libc::F_GETFD) } != -1;
+    // SAFETY: F_GETFD takes no argument; a number that is no descriptor is refused, by -1, which has every flag.
+    let open = unsafe { libc::fcntl(number, libc::F_GETFD) } & libc::FD_CLOEXEC == 0;
     // SAFETY: it is open, and nobody in this process closes what it did not open.
     open.then(|| unsafe { BorrowedFd::borrow_raw(number) })
 }

@@ -118,7 +118,7 @@ fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
                 "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
             });
         }
-        if let Some(options) = mount["options"].as_array_mut() {
+        if let Some(options) = mount.get_mut("options").and_then(Value::as_array_mut) {
             options.retain(|option| {
                 !option.as_str().is_some_and(|option| option.starts_with("gid=") || option.starts_with("uid="))
             });
