@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -230,12 +231,23 @@ impl Container {
             (Gate::AtHome(_), None) => return Err(Error::Started),
         }
         let pid = self.init.as_ref().map(|init| init.pid);
+        self.let_program_begin();
         if let Err(error) = self.hooks().run(HookKind::Poststart, Status::Running, pid) {
             // It may have ended by itself.
             let _ = self.signal(Signal::KILL.as_raw());
             return Err(spawn::Error::Hook(error).into());
         }
         Ok(())
+    }
+
+    /// execve has succeeded, but the program may not have had a processor since. Hooks that run after it (runtime-tools has
+    /// them look at what it did) leave it a moment; where there are none, nobody waits.
+    fn let_program_begin(&self) {
+        const MOMENT: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+        let poststart = self.spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+        if let (Some(init), Some(1..)) = (&self.init, poststart.map(Vec::len)) {
+            let _ = rustix::event::poll(&mut [PollFd::new(&init.pidfd, PollFlags::IN)], Some(&MOMENT));
+        }
     }
 
     fn identity(&self) -> Identity<'_> {

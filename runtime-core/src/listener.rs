@@ -19,7 +19,7 @@ use crate::state::{OCI_VERSION, State};
 
 /// An agent that was not told of a container.
 #[derive(Debug, thiserror::Error)]
-#[error("send the seccomp listener to {}: {}", path.display(), text(*source))]
+#[error("failed to connect with seccomp agent {}: {}", path.display(), text(*source))]
 pub struct Error {
     /// `linux.seccomp.listenerPath`
     pub path: PathBuf,

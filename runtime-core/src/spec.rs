@@ -61,9 +61,19 @@ fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, se
             names.retain(|name| !name.is_string() || Capability::deserialize(name).is_ok());
             dropped |= names.len() != before;
         }
-        let renamed = rename_flags(&mut value, capabilities.trim_end_matches("capabilities"));
-        if dropped || renamed { serde_json::from_value(value) } else { Err(error) }
+        let process = capabilities.trim_end_matches("/capabilities");
+        let renamed = rename_flags(&mut value, &format!("{process}/"));
+        let rooted = add_user(&mut value, process);
+        if dropped || renamed || rooted { serde_json::from_value(value) } else { Err(error) }
     })
+}
+
+/// A process without a user is root's, as in runc; oci-spec wants one.
+fn add_user(spec: &mut Value, process: &str) -> bool {
+    let Some(process) = spec.pointer_mut(process).and_then(Value::as_object_mut) else { return false };
+    let missing = !process.contains_key("user");
+    process.entry("user").or_insert_with(|| serde_json::json!({}));
+    missing
 }
 
 /// oci-spec 0.10 misspells two flags of schedulers.
@@ -90,6 +100,14 @@ mod tests {
     fn error_of_an_absent_file_names_it() {
         let error = load(Path::new("/nonexistent")).unwrap_err();
         assert_eq!(error.to_string(), "read /nonexistent/config.json");
+    }
+
+    #[test]
+    fn process_without_a_user_is_roots() {
+        let process = parse_process(br#"{"cwd":"/","args":["true"]}"#).unwrap();
+        assert_eq!((process.user().uid(), process.user().gid()), (0, 0));
+        let spec = parse(br#"{"ociVersion":"1.0.0","process":{"cwd":"/"}}"#).unwrap();
+        assert_eq!(spec.process().as_ref().map(|process| process.user().uid()), Some(0));
     }
 
     #[test]

@@ -45,10 +45,10 @@ pub enum Error {
         subject: String,
     },
     /// Something is left to a listener that is needed to reach the listener.
-    #[error("seccomp action SCMP_ACT_NOTIFY cannot be used for {subject}")]
+    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used {place}")]
     Notify {
-        /// A system call's name, or "defaultAction".
-        subject: String,
+        /// "for the write syscall", or "as default action".
+        place: &'static str,
     },
     /// A rule names the empty string.
     #[error("seccomp rule has an empty system call name")]

@@ -103,7 +103,7 @@ fn no_agent() -> Result<(), Stop> {
     let seccomp = profile(&bundle, &["mkdir"]);
     let path = bundle.dir.join("agent").display().to_string();
     let said = bundle.set("/linux/seccomp", seccomp).refused()?;
-    assert_eq!(said, format!("send the seccomp listener to {path}: no such file or directory"));
+    assert_eq!(said, format!("failed to connect with seccomp agent {path}: no such file or directory"));
     Ok(())
 }
 
@@ -111,6 +111,6 @@ fn refused() -> Result<(), Stop> {
     let bundle = Bundle::new();
     let seccomp = profile(&bundle, &["write"]);
     let said = bundle.set("/linux/seccomp", seccomp).refused()?;
-    assert_eq!(said, "seccomp action SCMP_ACT_NOTIFY cannot be used for write");
+    assert_eq!(said, "seccomp: SCMP_ACT_NOTIFY cannot be used for the write syscall");
     Ok(())
 }

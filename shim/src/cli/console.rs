@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
-use rustix::termios::{OptionalActions, Termios, Winsize};
+use rustix::termios::{OptionalActions, OutputModes, Termios, Winsize};
 
 use super::Error;
 
@@ -41,6 +41,8 @@ impl Raw {
         let before = rustix::termios::tcgetattr(&stdin).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
+        // The lines of the container's terminal end as they were written: ending them for a screen is left to ours.
+        raw.output_modes.insert(OutputModes::OPOST);
         rustix::termios::tcsetattr(&stdin, OptionalActions::Now, &raw).ok()?;
         Some(Self { before })
     }
@@ -67,6 +69,15 @@ fn our_size() -> Option<Winsize> {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let ours = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
     ours.into_iter().find_map(|fd| rustix::termios::tcgetwinsize(fd).ok())
+}
+
+/// Has a terminal leave the ends of lines alone, as everybody does who copies a container's: what is copied into a file has
+/// them as they were written.
+pub fn keep_newlines(master: BorrowedFd<'_>) {
+    if let Ok(mut modes) = rustix::termios::tcgetattr(master) {
+        modes.output_modes.remove(OutputModes::ONLCR);
+        let _ = rustix::termios::tcsetattr(master, OptionalActions::Now, &modes);
+    }
 }
 
 /// Gives a terminal the size of ours, if we have one.

@@ -31,6 +31,7 @@ impl Foreground {
         let raw = child.console.as_ref().and_then(|_| console::Raw::enter());
         let mut pumps = pumps(child, ours).map_err(failed("copy the terminal"))?;
         if let Some(master) = &child.console {
+            console::keep_newlines(master.as_fd());
             console::resize(master.as_fd());
         }
         let exit = loop {

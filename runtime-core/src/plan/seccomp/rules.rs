@@ -110,7 +110,7 @@ pub(super) fn filter(profile: &LinuxSeccomp) -> Result<ScmpFilterContext, Error>
 /// What happens to a system call that no rule names.
 pub(super) fn default_action(profile: &LinuxSeccomp) -> Result<ScmpAction, Error> {
     match action(profile.default_action(), profile.default_errno_ret(), "defaultAction")? {
-        ScmpAction::Notify => Err(Error::Notify { subject: "defaultAction".to_owned() }),
+        ScmpAction::Notify => Err(Error::Notify { place: "as default action" }),
         action => Ok(action),
     }
 }
@@ -121,7 +121,7 @@ fn check_notify(profile: &LinuxSeccomp, name: &str) -> Result<(), Error> {
     if profile.listener_path().as_ref().is_none_or(|path| path.as_os_str().is_empty()) {
         return Err(Error::NoListener { subject });
     }
-    if name == "write" { Err(Error::Notify { subject }) } else { Ok(()) }
+    if name == "write" { Err(Error::Notify { place: "for the write syscall" }) } else { Ok(()) }
 }
 
 /// Adds a rule for each name, and counts them.

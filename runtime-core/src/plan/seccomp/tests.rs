@@ -234,16 +234,13 @@ fn what_cannot_be_done_is_refused_by_name() {
             one_rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}"#),
             "seccomp action SCMP_ACT_NOTIFY for mkdir needs listenerPath",
         ),
-        (
-            parse(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#),
-            "seccomp action SCMP_ACT_NOTIFY cannot be used for defaultAction",
-        ),
+        (parse(r#"{"defaultAction": "SCMP_ACT_NOTIFY"}"#), "seccomp: SCMP_ACT_NOTIFY cannot be used as default action"),
         (
             parse(
                 r#"{"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": "/run/agent",
                     "syscalls": [{"names": ["write"], "action": "SCMP_ACT_NOTIFY"}]}"#,
             ),
-            "seccomp action SCMP_ACT_NOTIFY cannot be used for write",
+            "seccomp: SCMP_ACT_NOTIFY cannot be used for the write syscall",
         ),
         (
             one_rule(r#"{"names": ["mkdir"], "action": "SCMP_ACT_KILL", "errnoRet": 1}"#),
