@@ -60,10 +60,26 @@ impl Display for Ending {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotRun(errno) => f.write_str(&text(*errno)),
-            Self::Status(status) => write!(f, "exit status {status}"),
+            Self::Status(status) => match status.checked_sub(128).and_then(signal) {
+                Some(signal) => write!(f, "exit status {status} ({signal})"),
+                None => write!(f, "exit status {status}"),
+            },
             Self::TimedOut => f.write_str("timed out"),
         }
     }
+}
+
+/// What a status of 128 and more most likely says, in the words of signal(7) and Go.
+fn signal(number: u32) -> Option<&'static str> {
+    Some(match number.cast_signed() {
+        libc::SIGABRT => "aborted",
+        libc::SIGKILL => "killed",
+        libc::SIGSEGV => "segmentation fault",
+        libc::SIGPIPE => "broken pipe",
+        libc::SIGTERM => "terminated",
+        libc::SIGSYS => "bad system call",
+        _ => return None,
+    })
 }
 
 fn told(said: &str) -> String {

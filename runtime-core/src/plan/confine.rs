@@ -1,6 +1,6 @@
 //! What a container must not see, write or be: names, sysctls, masks, labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::CString;
 
 use oci_spec::runtime::{Linux, Spec};
@@ -23,10 +23,10 @@ pub(super) fn names(spec: &Spec, draft: &mut Draft) -> Result<(), Error> {
 
 /// `linux.maskedPaths` and `linux.readonlyPaths`, after every mount, so that nothing uncovers them.
 pub(super) fn paths(linux: &Linux, draft: &mut Draft) -> Result<(), Error> {
-    for path in linux.readonly_paths().iter().flatten() {
+    for path in once(linux.readonly_paths()) {
         draft.step(Step::ReadonlyPath(in_root("linux.readonlyPaths", path)?));
     }
-    let masked = linux.masked_paths().as_deref().unwrap_or_default();
+    let masked = once(linux.masked_paths());
     if masked.is_empty() {
         return Ok(());
     }
@@ -35,6 +35,12 @@ pub(super) fn paths(linux: &Linux, draft: &mut Draft) -> Result<(), Error> {
         draft.step(Step::Mask { path: in_root("linux.maskedPaths", path)?, null });
     }
     Ok(())
+}
+
+/// A path that is named twice is covered once.
+fn once(paths: &Option<Vec<String>>) -> Vec<&String> {
+    let mut seen = HashSet::new();
+    paths.iter().flatten().filter(|path| seen.insert(*path)).collect()
 }
 
 /// `linux.sysctl`, sorted: a map has no order, and a plan has to.

@@ -158,7 +158,7 @@ fn failed_poststart() -> Result<(), Stop> {
     let bundle = Bundle::new().sh("sleep 100").set("/hooks", json!({ "poststart": [sh("true"), sh("kill -9 $$")] }));
     let mut live = bundle.create()?;
     let error = live.container.start().unwrap_err().to_string();
-    assert_eq!(error, "error running poststart hook #1: /bin/sh: exit status 137");
+    assert_eq!(error, "error running poststart hook #1: /bin/sh: exit status 137 (killed)");
     assert!(live.init.ended_within(Duration::from_secs(5)));
     Ok(())
 }

@@ -102,6 +102,9 @@ fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
         rustix::process::set_child_subreaper(Some(own)).map_err(Error::system("become a subreaper"))?;
     }
     let Made { container, child, ours, runtime } = make(berth, given, id, detach)?;
+    if let Some(master) = child.console.as_ref().filter(|_| !detach) {
+        console::keep_newlines(master.as_fd());
+    }
     let started = hand_over(given, &child).and_then(|()| Ok(container.start()?)).and_then(|()| tell_pid(given, &child));
     undone_on_error(berth, &container, started)?;
     let Some(foreground) = foreground else { return Ok(0) };
