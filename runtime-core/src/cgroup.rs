@@ -154,6 +154,28 @@ impl Cgroup {
         Ok(Some(Cgroup { path, groups: Groups::V2(group.child(&below)?) }))
     }
 
+    /// This cgroup with another one below it in its place: on v2 at a path; on v1 a hierarchy, by the name of a controller,
+    /// has one each, and those that are not named stay. None of it is made here.
+    pub fn below(&self, paths: &[(Option<&str>, &str)]) -> Result<Cgroup, Error> {
+        let refused = |path: &str| Error::BadPath { path: path.to_owned() };
+        let relative = |path: &str| {
+            let path = path.trim_matches('/');
+            let climbs = path.split('/').any(|part| part == "..");
+            if climbs { Err(refused(path)) } else { Ok(if path.is_empty() { "." } else { path }.to_owned()) }
+        };
+        let groups = match (&self.groups, paths) {
+            (Groups::V1(groups), paths) => {
+                let named = |(controller, path): &(Option<&str>, &str)| {
+                    Ok((controller.ok_or_else(|| refused(path))?.to_owned(), relative(path)?))
+                };
+                Groups::V1(groups.below(&paths.iter().map(named).collect::<Result<Vec<_>, Error>>()?)?)
+            }
+            (Groups::V2(group), [(None, path)]) => Groups::V2(group.child(&relative(path)?)?),
+            (_, paths) => return Err(refused(paths.first().map_or("", |(_, path)| path))),
+        };
+        Ok(Cgroup { path: self.path.clone(), groups })
+    }
+
     /// Changes the limits that are given. Device rules are not touched.
     pub fn update(&self, resources: &LinuxResources) -> Result<(), Error> {
         if let Some(unit) = self.path.unit() {

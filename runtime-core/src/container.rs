@@ -260,12 +260,15 @@ impl Container {
 
     /// Runs one more process in the container; returns when its program has been executed.
     pub fn exec(&self, process: &Process, stdio: Stdio, runtime: &Runtime) -> Result<Child, Error> {
-        self.exec_with(&ExecRequest { process, stdio, preserve_fds: 0 }, runtime)
+        self.exec_with(&ExecRequest { process, stdio, preserve_fds: 0, cgroup: None }, runtime)
     }
 
     /// Likewise, with all that can be asked for.
     pub fn exec_with(&self, request: &ExecRequest<'_>, runtime: &Runtime) -> Result<Child, Error> {
         let init = self.init.as_ref().ok_or(Error::Finished)?;
+        if let Some(cgroup) = request.cgroup {
+            return self.exec_in(cgroup, init, request, runtime);
+        }
         match self.exec_in(&self.cgroup, init, request, runtime) {
             // A container with a systemd or docker of its own divides its cgroup, which then takes no process itself.
             Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))) => match self.cgroup.home_of(init.pid)? {
@@ -283,7 +286,7 @@ impl Container {
         request: &ExecRequest<'_>,
         runtime: &Runtime,
     ) -> Result<Child, Error> {
-        let ExecRequest { process, stdio, preserve_fds } = request;
+        let ExecRequest { process, stdio, preserve_fds, .. } = request;
         let seccomp = match &self.seccomp {
             Some(seccomp) => Some(seccomp.clone()),
             None => compile_seccomp(&self.spec, runtime)?,

@@ -21,6 +21,7 @@ pub fn facts() -> Vec<Fact> {
         an_exec_into_a_created_container_runs,
         an_exec_of_a_paused_container_waits_for_resume,
         input_ends_an_exec,
+        an_exec_goes_into_a_cgroup_below,
     ]
 }
 
@@ -130,5 +131,23 @@ fn input_ends_an_exec(stage: &Stage) -> Result<()> {
     let mut command = stage.command(&["exec", id, "cat"]);
     let outcome = command::start(command.stdin(fs::File::open(&input)?))?.wait(DEADLINE)?.success()?;
     ensure!(outcome.stdout == "some words\n", "{outcome}");
+    Ok(())
+}
+
+fn an_exec_goes_into_a_cgroup_below(stage: &Stage) -> Result<()> {
+    let (id, cgroup) = (&running(stage)?, stage.id("x"));
+    let v1 = format!("/sys/fs/cgroup/pids/{cgroup}");
+    let is_v1 = std::path::Path::new(&v1).exists();
+    let (below, asked) =
+        if is_v1 { (format!("{v1}/sub"), "pids:sub") } else { (format!("/sys/fs/cgroup/{cgroup}/sub"), "sub") };
+    fs::create_dir(&below)?;
+    stage
+        .detached(&["exec", "-d", "--pid-file", &stage.path("pid"), "--cgroup", asked, id, "sleep", "3000"])?
+        .success()?;
+    ensure!(fs::read_to_string(format!("{below}/cgroup.procs"))? == fs::read_to_string(stage.path("pid"))? + "\n");
+    for bad in ["pids:../..", "pids:nonsense", "fly:sub", "a:b:c", ",:x"] {
+        let outcome = stage.run(&["exec", "--cgroup", bad, id, "true"])?;
+        ensure!(outcome.code != 0, "{bad}: {outcome}");
+    }
     Ok(())
 }

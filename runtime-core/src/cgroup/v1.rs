@@ -73,6 +73,20 @@ impl Groups {
         Ok((!groups.is_empty()).then(|| Groups { groups, name: path.name().to_owned() }))
     }
 
+    /// The same, with cgroups below in the place of the hierarchies that are named.
+    pub(super) fn below(&self, paths: &[(String, String)]) -> Result<Groups, Error> {
+        if let Some((_, path)) = paths.iter().find(|(name, _)| !self.groups.iter().any(|group| group.is(name))) {
+            return Err(Error::BadPath { path: path.clone() });
+        }
+        let reopen = |group: &Group| {
+            let path = paths.iter().find(|(name, _)| group.is(name)).map_or(".", |(_, path)| path);
+            let error = |source| Error::Directory { act: "open", path: path.to_owned(), source };
+            Ok(Group { controllers: group.controllers.clone(), dir: group.dir.below(path).map_err(error)? })
+        };
+        let groups = self.groups.iter().map(reopen).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Groups { groups, name: self.name.clone() })
+    }
+
     /// The directory with `controller`'s files.
     pub(super) fn dir(&self, controller: Controller) -> Option<&Dir> {
         self.groups.iter().find(|group| group.has(controller)).map(|group| &group.dir)
@@ -177,6 +191,10 @@ impl Groups {
 }
 
 impl Group {
+    fn is(&self, controller: &str) -> bool {
+        self.controllers.contains(&controller)
+    }
+
     fn has(&self, controller: Controller) -> bool {
         self.controllers.contains(&controller)
     }

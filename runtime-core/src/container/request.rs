@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use oci_spec::runtime::{Process, Spec};
 
 use super::record::{Home, Kept, Poststop, Record};
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{Cgroup, CgroupPath};
 use crate::plan::rootfs::Mount;
 use crate::state::Identity;
 
@@ -64,6 +64,8 @@ pub struct ExecRequest<'a> {
     pub stdio: Stdio,
     /// Descriptors from 3 on that it gets beside them.
     pub preserve_fds: u32,
+    /// Another cgroup than the container's: one below it ([`Cgroup::below`](crate::cgroup::Cgroup::below)).
+    pub cgroup: Option<&'a Cgroup>,
 }
 
 impl<'a> CreateRequest<'a> {

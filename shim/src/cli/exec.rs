@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
+use runtime_core::cgroup::Cgroup;
 use runtime_core::container::{Container, ExecRequest};
 use runtime_core::spec;
 use runtime_core::state::Status;
@@ -67,7 +68,8 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let (stdio, ours) = stdio::open(terminal, detach)?;
     rootless::join(&container)?;
     let runtime = berth.runtime()?;
-    let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count };
+    let cgroup = cgroup(given, &container)?;
+    let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count, cgroup: cgroup.as_ref() };
     let child = container.exec_with(&request, &runtime)?;
     // Nobody else holds it: what cannot be told of is ended.
     hand_over(given, &child).and_then(|()| tell_pid(given, &child)).inspect_err(|_| {
@@ -77,6 +79,30 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
         Some(foreground) => foreground.stay(&child, ours, &runtime.children),
         None => Ok(0),
     }
+}
+
+/// `--cgroup`: `PATH`, or `CONTROLLER[,CONTROLLER]:PATH` where every hierarchy has its own.
+fn cgroup(given: &Given, container: &Container) -> Result<Option<Cgroup>, Error> {
+    let asked = given.texts("cgroup")?;
+    let mut paths = Vec::new();
+    for argument in &asked {
+        match argument.split_once(':') {
+            None if asked.len() > 1 => {
+                let text = format!("invalid --cgroup argument: {argument} (missing <controller>: prefix)");
+                return Err(Error::Usage(text));
+            }
+            None => paths.push((None, *argument)),
+            Some((controllers, path)) => {
+                for controller in controllers.split(',') {
+                    if controller.is_empty() || paths.iter().any(|(known, _)| *known == Some(controller)) {
+                        return Err(Error::Usage(format!("invalid --cgroup argument: {argument}")));
+                    }
+                    paths.push((Some(controller), path));
+                }
+            }
+        }
+    }
+    if paths.is_empty() { Ok(None) } else { Ok(Some(container.cgroup().below(&paths)?)) }
 }
 
 /// What `--process` says, or the container's own process with what the flags say.
