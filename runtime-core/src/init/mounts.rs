@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstatfs, statat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 
 use super::in_root::{self, Missing};
@@ -128,8 +129,19 @@ impl Init<'_> {
         rustix::process::chdir(c"/")
     }
 
-    /// The new root is stacked over `/`, by now: entering it is all that is left where pivoting is not possible.
+    /// The new root is stacked over `/`, by now: entering it is all that is left where pivoting is not possible. The host's
+    /// procfs and sysfs go, as with runc: whoever makes a user namespace inside may mount what is to be seen whole in the
+    /// mount namespace already, whatever is masked of the container's own.
     fn chroot(&self) -> Result<(), Errno> {
+        for path in [c"/proc", c"/sys"] {
+            let _ = rustix::mount::mount_change(path, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
+            while rustix::mount::unmount(path, UnmountFlags::DETACH).is_ok() {}
+            // What cannot be taken away (of a user namespace above ours) is covered; a path that is not there needs nothing.
+            match rustix::mount::mount(c"tmpfs", path, c"tmpfs", MountFlags::RDONLY, None) {
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
         if self.root_below {
             over_slash(self.root()?)?;
         }

@@ -18,6 +18,7 @@ pub const TESTS: &[Test] = &[
     ("read_only_bind_snapshot_is_read_only_from_the_start", read_only_bind),
     ("nested_mounts_of_the_snapshotter_are_below", nested),
     ("no_pivot_root_shows_the_root_alone", no_pivot),
+    ("no_pivot_root_leaves_no_procfs_of_the_host", no_pivot_no_proc),
     ("host_is_out_of_reach_after_the_pivot", out_of_reach),
     ("root_path_may_be_absolute_or_relative", root_path),
     ("root_path_that_is_no_directory_is_refused", bad_root_path),
@@ -134,6 +135,22 @@ fn no_pivot() -> Result<(), Stop> {
     assert_eq!(live.sh("ls / | head -1; pwd")?.success()?, "bin\n/");
     let text = { bundle.set("/linux/rootfsPropagation", json!("private")) }.refused()?;
     assert!(text.contains("not safe without pivot_root"), "{text}");
+    Ok(())
+}
+
+/// The host's procfs would let one be mounted that masks nothing.
+fn no_pivot_no_proc() -> Result<(), Stop> {
+    let caps = json!(["CAP_SETFCAP", "CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID"]);
+    for no_pivot in [true, false] {
+        let script = "busybox unshare -mrpf sh -c 'mount -t proc none /proc && echo mounted; mount -t sysfs none /sys && echo \
+             mounted; echo inside'";
+        let mut bundle = Bundle::new().sh(script);
+        bundle.options.no_pivot_root = no_pivot;
+        let bundle = bundle.set("/linux/maskedPaths", json!(["/proc/acpi", "/proc/keys", "/sys/firmware"]));
+        let sets = json!({"bounding": caps, "permitted": caps, "effective": caps});
+        let output = bundle.set("/process/capabilities", sets).run()?;
+        assert_eq!(output.stdout.trim(), "inside", "{no_pivot}: {output:?}");
+    }
     Ok(())
 }
 
