@@ -138,6 +138,11 @@ pub(crate) fn report_born(channel: BorrowedFd<'_>, pid: Pid, pidfd: BorrowedFd<'
     send(channel, [BORN, pid.as_raw_nonzero().get().cast_unsigned(), 0], Some(pidfd))
 }
 
+/// Child: waits until the parent knows of it, by [`report_born`].
+pub(crate) fn wait_until_known(channel: BorrowedFd<'_>) -> Result<(), Errno> {
+    wait_for_go(channel)
+}
+
 /// Child: hands up the master of its terminal.
 pub(crate) fn report_console(channel: BorrowedFd<'_>, master: BorrowedFd<'_>) -> Result<(), Errno> {
     send(channel, [CONSOLE, 0, 0], Some(master))

@@ -184,6 +184,7 @@ impl Talk<'_> {
                     let console = self.child.console.take();
                     let born = Child { pid: born.pid, pidfd: born.pidfd, console, warnings: Vec::new() };
                     self.first = Some(std::mem::replace(&mut self.child, born));
+                    self.channel.go().map_err(Error::Channel)?;
                 }
                 Some(Report::Console(master)) => self.child.console = Some(master),
                 Some(Report::Hooks) => {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{Init, identity};
-use crate::channel::{ask_for_maps, ask_for_net_devices, report_born};
+use crate::channel::{ask_for_maps, ask_for_net_devices, report_born, wait_until_known};
 use crate::netlink;
 use crate::step::{Namespace, SourceIndex};
 use crate::sys::{self, Cloned};
@@ -62,7 +62,8 @@ impl Init<'_> {
     /// A process does not change its pid namespace, only its children's: so a sibling goes on, and this one ends.
     pub(super) fn enter_pid_namespace(&self) -> Result<(), Errno> {
         match sys::clone_again()? {
-            Cloned::Child => Ok(()),
+            // What it says before it is known would be taken for the words of the one that ends.
+            Cloned::Child => wait_until_known(self.channel),
             Cloned::Parent { pid, pidfd } => {
                 report_born(self.channel, pid, pidfd.as_fd())?;
                 sys::exit(0)
