@@ -14,6 +14,7 @@ mod faults;
 mod hooks;
 mod hunt;
 mod identity;
+mod labels;
 mod leftovers;
 mod lifecycle;
 mod limits;
@@ -79,6 +80,7 @@ const TESTS: &[&[Test]] = &[
     namespaces::TESTS,
     limits::TESTS,
     systemd::TESTS,
+    labels::TESTS,
     mounts::TESTS,
     propagation::TESTS,
     rootfs::TESTS,
