@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Capability, Process, Spec};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
 
 /// Why there is no spec.
@@ -31,6 +31,9 @@ pub enum Error {
         source: serde_json::Error,
     },
 }
+
+/// An error in a longer JSON is not searched for its field.
+const LONGEST: usize = 256 << 10;
 
 /// Reads `<bundle>/config.json`.
 pub fn load(bundle: &Path) -> Result<Spec, Error> {
@@ -64,7 +67,44 @@ fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, se
         let process = capabilities.trim_end_matches("/capabilities");
         let renamed = rename_flags(&mut value, &format!("{process}/"));
         let rooted = add_user(&mut value, process);
-        if dropped || renamed || rooted { serde_json::from_value(value) } else { Err(error) }
+        if !(dropped || renamed || rooted) {
+            return Err(named::<T>(error, json, &value));
+        }
+        serde_json::from_value(value.clone()).map_err(|error| named::<T>(error, json, &value))
+    })
+}
+
+/// An error of a parser tells a line at most; which field it is tells its absence.
+fn named<T: DeserializeOwned>(error: serde_json::Error, json: &[u8], whole: &Value) -> serde_json::Error {
+    // Each try reads all of it.
+    if json.len() > LONGEST {
+        return error;
+    }
+    let (mut whole, mut path) = (whole.clone(), String::new());
+    while let Some(next) = culprit::<T>(&mut whole, &path) {
+        path.push('/');
+        path.push_str(&next);
+    }
+    if path.is_empty() { error } else { serde_json::Error::custom(format!("{error}: {}", path[1..].replace('/', "."))) }
+}
+
+/// The member of the object, or of the list, at a JSON pointer without which the rest can be parsed.
+fn culprit<T: DeserializeOwned>(whole: &mut Value, path: &str) -> Option<String> {
+    /// Of more it is not worth the time: each is a try.
+    const MOST: usize = 64;
+    let names: Vec<String> = match whole.pointer(path)? {
+        Value::Object(members) if members.len() <= MOST => members.keys().cloned().collect(),
+        Value::Array(members) if members.len() <= MOST => (0..members.len()).map(|index| index.to_string()).collect(),
+        _ => return None,
+    };
+    names.into_iter().filter(|name| !name.contains(['/', '~'])).find(|name| {
+        let mut without = whole.clone();
+        match without.pointer_mut(path) {
+            Some(Value::Object(members)) => drop(members.remove(name)),
+            Some(Value::Array(members)) => drop(name.parse().map(|index: usize| members.remove(index))),
+            _ => return false,
+        }
+        serde_json::from_value::<T>(without).is_ok()
     })
 }
 
@@ -100,6 +140,19 @@ mod tests {
     fn error_of_an_absent_file_names_it() {
         let error = load(Path::new("/nonexistent")).unwrap_err();
         assert_eq!(error.to_string(), "read /nonexistent/config.json");
+    }
+
+    #[test]
+    fn error_names_the_field() {
+        for (json, field) in [
+            (r#"{"ociVersion":"1.0.0","linux":{"memoryPolicy":{"nodes":"0"}}}"#, "linux.memoryPolicy"),
+            (r#"{"ociVersion":"1.0.0","linux":{"devices":[],"rootfsPropagation":5}}"#, "linux.rootfsPropagation"),
+            (r#"{"ociVersion":"1.0.0","mounts":[{"destination":"/a"},{"destination":7}]}"#, "mounts.1"),
+        ] {
+            let error = parse(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.ends_with(&format!(": {field}")), "{error}");
+        }
+        assert!(parse(b"{").unwrap_err().to_string().starts_with("EOF while parsing"));
     }
 
     #[test]
