@@ -9,6 +9,8 @@ use std::net::IpAddr;
 
 use crate::cni::cidr::Cidr;
 use crate::cni::result::Route;
+use crate::netlink::Refused;
+use crate::nft::{Batch, Nft, Rule};
 
 pub(crate) use apply::{Work, attempt};
 
@@ -42,6 +44,10 @@ pub(crate) enum Change {
     Unroute { place: Place, link: String, destination: Cidr },
     /// Files below /proc/sys.
     Sysctls(Place, Vec<Sysctl>),
+    /// Rules of the host's packet filter, and what takes them away.
+    Rules { what: String, batch: Batch, forget: Forget },
+    /// Rules of the host's packet filter go, if they are there.
+    Forget(Forget),
     /// A link changes sides, under another name there.
     Move { from: Place, link: String, name: String },
 }
@@ -141,12 +147,48 @@ impl Change {
     fn undo(&self) -> Option<Self> {
         match self {
             Self::Create(link) if !link.shared => Some(Self::Delete(link.kind.place(), link.name.clone())),
+            Self::Rules { forget, .. } => Some(Self::Forget(forget.clone())),
             Self::Move { from, link, name } => {
                 let from = if *from == Place::Host { Place::Pod } else { Place::Host };
                 Some(Self::Move { from, link: name.clone(), name: link.clone() })
             }
             _ => None,
         }
+    }
+}
+
+/// Which rules go: those whose comment begins so, and chains of others' with what leads to them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Forget {
+    /// Family, table and the beginning of the comment.
+    pub(crate) comments: Vec<(u8, &'static str, String)>,
+    /// Family, table and chain.
+    pub(crate) chains: Vec<(u8, &'static str, String)>,
+}
+
+impl Forget {
+    /// Finds what is to go and takes it away in one transaction.
+    pub(crate) fn apply(&self, nft: &mut Nft) -> Result<(), Refused> {
+        let mut batch = Batch::default();
+        for (family, table, comment) in &self.comments {
+            let its = |rule: &Rule| !comment.is_empty() && rule.comment.starts_with(comment);
+            for rule in nft.rules(*family, table)?.into_iter().filter(its) {
+                batch.delete_rule(*family, table, &rule.chain, Some(rule.handle));
+            }
+        }
+        for (family, table, chain) in &self.chains {
+            let rules = nft.rules(*family, table)?;
+            let leads = |rule: &&Rule| rule.leads_to.as_ref() == Some(chain);
+            for rule in rules.iter().filter(leads) {
+                batch.delete_rule(*family, table, &rule.chain, Some(rule.handle));
+            }
+            // A chain without rules would need another question, and none is ever left so.
+            if rules.iter().any(|rule| rule.chain == *chain) {
+                batch.delete_rule(*family, table, chain, None);
+                batch.delete_chain(*family, table, chain);
+            }
+        }
+        nft.commit(&batch)
     }
 }
 
@@ -191,6 +233,8 @@ impl fmt::Display for Change {
                 let settings: Vec<_> = sysctls.iter().map(|one| format!("{}={}", one.path, one.value)).collect();
                 write!(f, "set sysctl {}{place}", settings.join(" "))
             }
+            Self::Rules { what, .. } => write!(f, "add rules for {what}"),
+            Self::Forget(_) => write!(f, "take away rules"),
             Self::Move { from: Place::Host, link, name } => write!(f, "move {link} into the pod as {name}"),
             Self::Move { link, name, .. } => write!(f, "move {link} out of the pod as {name}"),
         }

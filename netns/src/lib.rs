@@ -10,6 +10,7 @@ mod error;
 mod loopback;
 mod namespace;
 mod netlink;
+mod nft;
 mod pin;
 pub mod plugin;
 mod sys;

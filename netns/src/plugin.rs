@@ -3,6 +3,8 @@
 mod bridge;
 mod host_local;
 mod loopback;
+mod masquerade;
+mod portmap;
 mod ptp;
 mod static_;
 mod wire;
@@ -126,7 +128,8 @@ pub struct Native {
     ipam_status: bool,
 }
 
-const NATIVE: &[Native] = &[bridge::PLUGIN, host_local::PLUGIN, loopback::PLUGIN, ptp::PLUGIN, static_::PLUGIN];
+const NATIVE: &[Native] =
+    &[bridge::PLUGIN, host_local::PLUGIN, loopback::PLUGIN, portmap::PLUGIN, ptp::PLUGIN, static_::PLUGIN];
 
 /// Our own plugin of that type.
 pub fn native(kind: &str) -> Option<&'static Native> {

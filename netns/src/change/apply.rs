@@ -12,6 +12,7 @@ use super::{Change, Kind, NewLink, Place, Set, Sysctl};
 use crate::Namespace;
 use crate::cni::fault::{Code, Fault};
 use crate::netlink::{Link, Netlink, Refused};
+use crate::nft::Nft;
 use crate::plugin::{Call, Command};
 
 /// Changes that were made and what takes them back.
@@ -21,6 +22,7 @@ pub(crate) struct Work<'a> {
     pub(crate) host: Netlink,
     /// The namespace that is being wired.
     pub(crate) pod: Netlink,
+    nft: Option<Nft>,
     namespace: Namespace,
     host_namespace: Namespace,
     undo: Vec<Undo>,
@@ -48,6 +50,7 @@ impl<'a> Work<'a> {
             call,
             host: Netlink::here()?,
             pod: Netlink::inside(&namespace)?,
+            nft: None,
             namespace,
             host_namespace,
             undo: Vec::new(),
@@ -97,6 +100,14 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// The host's packet filter.
+    pub(crate) fn nft(&mut self) -> Result<&mut Nft, Refused> {
+        if self.nft.is_none() {
+            self.nft = Some(Nft::here()?);
+        }
+        Ok(self.nft.as_mut().ok_or(Errno::IO)?)
+    }
+
     fn number(&mut self, place: Place, name: &str) -> Result<u32, Refused> {
         Ok(self.at(place).link(name)?.ok_or(Errno::NODEV)?.index)
     }
@@ -135,16 +146,18 @@ impl<'a> Work<'a> {
             Change::Route { place, link, route, source, again } => {
                 let index = self.number(*place, link)?;
                 let message = RouteNetlinkMessage::NewRoute(message::route(index, route, *source));
-                // Not exclusive: a second gateway to the same destination is another path to it.
+                // Not exclusive: a second gateway to the same destination is another path to it. The very same route
+                // comes twice where both the bridge and the address management say the default one.
                 let flags = if *again { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
-                let done = self.at(*place).ask(message, flags);
-                if *again { present_is_fine(done) } else { done.map(drop) }
+                present_is_fine(self.at(*place).ask(message, flags))
             }
             Change::Unroute { place, link, destination } => {
                 let index = self.number(*place, link)?;
                 absent_is_fine(self.at(*place).ask(message::unroute(index, *destination), 0))
             }
             Change::Sysctls(place, sysctls) => self.sysctls(*place, sysctls),
+            Change::Rules { batch, .. } => self.nft()?.commit(batch),
+            Change::Forget(forget) => forget.apply(self.nft()?),
             Change::Move { from, link, name } => self.change_sides(*from, link, name),
         }
     }

@@ -136,7 +136,6 @@ impl Netlink {
     }
 
     /// The link of that number.
-    #[allow(dead_code)]
     pub(crate) fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Refused> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -194,7 +193,6 @@ impl Netlink {
     }
 
     /// The link that leads to an address.
-    #[allow(dead_code)]
     pub(crate) fn link_towards(&mut self, address: IpAddr) -> Result<Option<u32>, Refused> {
         let mut message = RouteMessage::default();
         message.header.address_family = Family::of(address).into();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use netlink_packet_route::link::InfoKind;
 
-use super::{Call, Native, nothing, wire};
+use super::{Call, Native, masquerade, nothing, wire};
 use crate::change::{Change, Kind, NewLink, Place, Set, Sysctl, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -75,7 +75,7 @@ impl Config {
             return Err(config("cannot set hairpin mode and promiscuous mode at the same time"));
         }
         if fields.boolean("macspoofchk")? {
-            return Err(Fault::new(Code::UNSUPPORTED_FIELD, "macspoofchk is not supported"));
+            return Err(Fault::new(Code::UNSUPPORTED_FIELD, "macspoofchk is not supported by the native bridge"));
         }
         Ok(this)
     }
@@ -140,7 +140,7 @@ fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outc
         work.apply([Change::Set(Place::Pod, call.if_name.to_owned(), Set::Up(true))])?;
     }
     if config.ip_masq && config.has_ipam {
-        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "ipMasq is not supported"));
+        masquerade::add(call, work, &outcome)?;
     }
     let host = if config.without_container { work.link(Place::Host, &host.name)? } else { port_up(work, &host.name)? };
     outcome.interfaces[0].mac = work.link(Place::Host, &config.bridge)?.mac_text();
@@ -237,7 +237,7 @@ fn detection(config: &Config, link: &str) -> Change {
 /// The gateways' addresses on the bridge.
 fn be_gateway(config: &Config, work: &mut Work<'_>, outcome: &mut Outcome) -> Result<(), Fault> {
     if config.vlan != 0 {
-        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "isGateway with vlan is not supported"));
+        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "isGateway with vlan is not supported by the native bridge"));
     }
     for ip in &outcome.ips {
         let Some(address) = ip.gateway else { continue };
@@ -290,6 +290,7 @@ fn port_up(work: &mut Work<'_>, name: &str) -> Result<Link, Fault> {
 /// What there is of the pod goes, whether its namespace can be entered or not, and its address only after it.
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
     wire::delete_link(call)?;
+    masquerade::remove(call)?;
     call.ipam()?;
     Ok(())
 }

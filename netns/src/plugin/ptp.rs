@@ -1,6 +1,6 @@
 //! ptp: a veth pair without a bridge; the host's end is the pod's gateway.
 
-use super::{Call, Native, nothing, wire};
+use super::{Call, Native, masquerade, nothing, wire};
 use crate::change::{Change, Place, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -40,7 +40,7 @@ fn wire_up(call: &Call<'_>, work: &mut Work<'_>) -> Result<Outcome, Fault> {
     work.apply(wire::configure(call.if_name, &outcome)?)?;
     work.apply(routes(call.if_name, &host.name, &outcome)?)?;
     if call.fields().boolean("ipMasq")? {
-        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "ipMasq is not supported"));
+        masquerade::add(call, work, &outcome)?;
     }
     wire::dns(call, &mut outcome)?;
     Ok(outcome)
@@ -68,6 +68,7 @@ fn routes(pod: &str, host: &str, outcome: &Outcome) -> Result<Vec<Change>, Fault
 
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
     wire::delete_link(call)?;
+    masquerade::remove(call)?;
     call.ipam()?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 use std::fs;
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use netns::Namespace;
@@ -17,6 +18,9 @@ pub struct Host {
     pub engine: Engine,
 }
 
+/// Several hosts of one name may be there at once.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
 /// A pod's namespace, pinned.
 pub struct Pod {
     pub id: String,
@@ -25,9 +29,10 @@ pub struct Pod {
 }
 
 impl Host {
-    pub fn run(name: &str, act: fn(&Self)) {
+    pub fn with<T: Send>(name: &str, act: impl FnOnce(&Self) -> T + Send) -> T {
         let directory =
             std::env::temp_dir().join(format!("berth-wired-{}-{}", name.replace(' ', "-"), std::process::id()));
+        let directory = directory.with_extension(NUMBER.fetch_add(1, Ordering::Relaxed).to_string());
         let _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).unwrap();
         let places = Places {
@@ -45,7 +50,7 @@ impl Host {
         let host = Self { directory, engine };
         let namespace = Namespace::create().unwrap();
         namespace.bring_loopback_up().unwrap();
-        namespace.enter(|| act(&host)).unwrap();
+        namespace.enter(|| act(&host)).unwrap()
     }
 
     pub fn pod(&self, id: &str) -> Pod {
@@ -62,6 +67,13 @@ impl Host {
     /// The names of the host's links.
     pub fn links(&self) -> Vec<String> {
         names(&self.ip("link show"))
+    }
+
+    /// How many rules with a comment a chain has, in all tables.
+    pub fn rules(&self, chain: &str) -> usize {
+        let ruleset = nft();
+        let rules = ruleset["nftables"].as_array().unwrap().iter().filter_map(|object| object.get("rule"));
+        rules.filter(|rule| rule["chain"] == chain && rule.get("comment").is_some()).count()
     }
 
     /// The leases of a network.
@@ -128,12 +140,6 @@ pub fn reaches(address: &str) -> bool {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(3)).is_ok()
 }
 
-/// Whether the caller could bind the port at all; unused by the kernel's own rules.
-#[allow(dead_code)]
-pub fn udp(address: &str) -> UdpSocket {
-    UdpSocket::bind(address).unwrap()
-}
-
 fn ip(arguments: &str) -> Value {
     let output = Command::new("ip").args(["-j", "-d"]).args(arguments.split(' ')).output().unwrap();
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
@@ -147,4 +153,31 @@ fn names(links: &Value) -> Vec<String> {
 pub fn list(version: &str, name: &str, plugins: Value) -> NetworkList {
     let list = json!({ "name": name, "cniVersion": version, "plugins": plugins });
     NetworkList::from_bytes(list.to_string().as_bytes()).unwrap()
+}
+
+/// Where tests/setup has unpacked what is not installed.
+pub fn cache() -> PathBuf {
+    let cache = std::env::var_os("BERTH_CACHE").map(PathBuf::from);
+    cache.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/containerds"))
+}
+
+/// A command that finds the network tools that tests/setup unpacked.
+pub fn with_tools(mut command: Command) -> Command {
+    let network = cache().join("network/usr");
+    let libraries = fs::read_dir(network.join("lib")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let libraries: Vec<_> = libraries.filter(|path| path.to_string_lossy().ends_with("-linux-gnu")).collect();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let programs: Vec<_> = [network.join("sbin")].into_iter().chain(std::env::split_paths(&path)).collect();
+    if !libraries.is_empty() {
+        command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).unwrap());
+    }
+    command.env("PATH", std::env::join_paths(programs).unwrap());
+    command
+}
+
+/// What `nft -j list ruleset` says.
+pub fn nft() -> Value {
+    let output = Command::new("nft").args(["-j", "list", "ruleset"]).output().unwrap();
+    assert!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
 }

@@ -1,16 +1,37 @@
 //! Plugins on a real kernel: a namespace plays the host, others are its pods. Needs root.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
+mod beside;
 mod host;
 mod plugins;
 
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
 use libtest_mimic::{Arguments, Trial};
 
+/// Set where the tools that are not installed are found by name.
+const TOOLS: &str = "BERTH_NETNS_TOOLS";
+
 fn main() {
+    if std::env::var_os(TOOLS).is_none() {
+        // The Go plugins run nft(8) by its name.
+        let error =
+            host::with_tools(Command::new("/proc/self/exe")).args(std::env::args_os().skip(1)).env(TOOLS, "1").exec();
+        panic!("run the trials: {error}");
+    }
     let arguments = Arguments::from_args();
     let root = rustix::process::geteuid().is_root();
     let mut trials = plugins::trials();
+    trials.extend(beside::trials());
+    if !host::cache().join("network/usr/sbin/nft").exists() {
+        let needs =
+            |trial: &Trial| ["ipMasq", "portmap", "two hundred"].iter().any(|name| trial.name().starts_with(name));
+        eprintln!("ignored, tests/setup has not fetched nft: {}", trials.iter().filter(|trial| needs(trial)).count());
+        let ignore = |trial: Trial| if needs(&trial) { trial.with_ignored_flag(true) } else { trial };
+        trials = trials.into_iter().map(ignore).collect();
+    }
     if !root {
         trials = trials.into_iter().map(|trial| trial.with_ignored_flag(true)).collect();
         eprintln!("ignored, needs root: all of them");
@@ -21,7 +42,7 @@ fn main() {
 /// A trial on a host of its own.
 pub fn trial(name: &'static str, act: fn(&host::Host)) -> Trial {
     Trial::test(name, move || {
-        host::Host::run(name, act);
+        host::Host::with(name, act);
         Ok(())
     })
 }

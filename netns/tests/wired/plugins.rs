@@ -12,6 +12,9 @@ pub fn trials() -> Vec<Trial> {
         trial("bridge wires two pods and forgets them", bridge),
         trial("bridge forgets a pod whose namespace is gone", bridge_without_namespace),
         trial("a failed add leaves nothing", failed),
+        trial("ipMasq leaves in the hosts name", masquerade),
+        trial("portmap leads host ports into the pod", portmap),
+        trial("two hundred adds at once share a bridge", many),
         trial("ptp leads to the pod and back", ptp),
     ]
 }
@@ -134,4 +137,138 @@ fn ptp(host: &Host) {
     host.engine.delete(&list, &pod.plain()).unwrap();
     assert!(pod.is_bare() && host.leases("p2p").is_empty());
     assert_eq!(host.links(), ["lo"]);
+}
+
+/// A namespace that plays the world: it is reached through the host, and knows no pod.
+fn world(host: &Host) -> crate::host::Pod {
+    let list = list("1.0.0", "world", json!([{"type":"ptp","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}]));
+    let world = host.pod("world");
+    host.engine.add(&list, &world.plain()).unwrap();
+    world
+}
+
+fn masquerade(host: &Host) {
+    let world = world(host);
+    let plugin = |masq: bool| {
+        json!([{"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":masq,
+        "ipam":{"type":"host-local","subnet":"10.7.0.0/24"}}])
+    };
+    let (masked, plain) = (list("1.0.0", "net", plugin(true)), list("1.0.0", "net", plugin(false)));
+    let (one, two) = (host.pod("one"), host.pod("two"));
+    host.engine.add(&masked, &one.plain()).unwrap();
+    host.engine.add(&masked, &two.plain()).unwrap();
+    for pod in [&one, &two] {
+        let server = world.serve(80);
+        assert!(pod.reaches("192.0.2.2:80"));
+        // The gateway of the world's network is the host.
+        assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:192.0.2.1");
+    }
+    // Inside the network everybody has his own name.
+    let server = one.serve(80);
+    assert!(two.reaches("10.7.0.2:80"));
+    assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:10.7.0.3");
+    assert_eq!(host.rules("masq_checks"), 2);
+    let gone = netns::cni::cache::Attachment { netns: String::new(), ..one.plain() };
+    host.engine.delete(&masked, &gone).unwrap();
+    assert_eq!(host.rules("masq_checks"), 1);
+    host.engine.delete(&masked, &two.plain()).unwrap();
+    host.engine.delete(&masked, &two.plain()).unwrap();
+    assert_eq!(host.rules("masq_checks"), 0);
+    // The world knows no way to the pods themselves.
+    host.engine.add(&plain, &one.plain()).unwrap();
+    assert!(!one.reaches("192.0.2.2:80"));
+}
+
+fn portmap(host: &Host) {
+    let world = world(host);
+    let bridge = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"hairpinMode":true,
+        "ipam":{"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
+    let list = list("1.0.0", "net", json!([bridge, {"type":"portmap","capabilities":{"portMappings":true}}]));
+    let pod = host.pod("pod");
+    // As containerd writes it: keys as Go's structs have them.
+    let ports = json!({"portMappings":[{"HostPort":8080,"ContainerPort":80,"Protocol":"tcp","HostIP":""}]});
+    let result = host.engine.add(&list, &pod.attachment(ports.clone())).unwrap();
+    assert_eq!(result["ips"][0]["address"], "10.7.0.2/24");
+    host.engine.check(&list, &pod.attachment(ports.clone())).unwrap();
+    let server = pod.serve(80);
+    assert!(world.reaches("192.0.2.1:8080"));
+    assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:192.0.2.2");
+    for address in ["127.0.0.1:8080", "10.7.0.1:8080"] {
+        let server = pod.serve(80);
+        assert!(reaches(address), "{address}");
+        server.join().unwrap();
+    }
+    let server = pod.serve(80);
+    assert!(pod.reaches("10.7.0.1:8080"), "by itself");
+    server.join().unwrap();
+    let other = host.pod("other");
+    let mapping = json!({"portMappings":[{"hostPort":8081,"containerPort":81,"protocol":"udp","hostIP":"192.0.2.1"}]});
+    host.engine.add(&list, &other.attachment(mapping)).unwrap();
+    assert_eq!(host.rules("hostports"), 3);
+    // The ports are not said again.
+    host.engine.delete(&list, &pod.plain()).unwrap();
+    assert_eq!(host.rules("hostports"), 1);
+    host.engine.delete(&list, &other.plain()).unwrap();
+    assert_eq!((host.rules("hostports"), host.rules("masquerading")), (0, 0));
+    assert!(!reaches("127.0.0.1:8080"));
+    for (ports, words) in [
+        (json!([{"hostPort":0,"containerPort":80}]), "Invalid host port number: 0"),
+        (json!([{"hostPort":80,"containerPort":70000}]), "Invalid container port number: 70000"),
+        (json!([{"hostPort":80,"containerPort":80,"protocol":"icmp"}]), "invalid protocol"),
+        (json!([{"hostPort":80,"containerPort":80,"hostIP":"x"}]), "no IP address"),
+    ] {
+        let attachment = pod.attachment(json!({"portMappings":ports}));
+        let error = host.engine.add(&list, &attachment).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+        host.engine.delete(&list, &attachment).unwrap();
+        assert!(pod.is_bare() && host.leases("net").is_empty());
+    }
+}
+
+fn many(host: &Host) {
+    let list = list(
+        "1.0.0",
+        "net",
+        json!([{"type":"bridge","bridge":"br0","isGateway":true,"ipMasq":true,
+        "ipam":{"type":"host-local","subnet":"10.7.0.0/24","rangeEnd":"10.7.0.201"}}]),
+    );
+    let pods: Vec<_> = (0..200).map(|at| host.pod(&format!("pod{at}"))).collect();
+    let results: Vec<Value> = std::thread::scope(|scope| {
+        let list = &list;
+        let add = |pod: &'_ crate::host::Pod| {
+            let attachment = pod.plain();
+            scope.spawn(move || host.engine.add(list, &attachment).unwrap())
+        };
+        let threads: Vec<_> = pods.iter().map(add).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut addresses: Vec<_> = results.iter().map(|result| result["ips"][0]["address"].to_string()).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 200);
+    assert_eq!(host.leases("net").len(), 200);
+    assert_eq!(host.rules("masq_checks"), 200);
+    assert_eq!(
+        host.ip("addr show br0")[0]["addr_info"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|one| one["family"] == "inet")
+            .count(),
+        1
+    );
+    let full = host.pod("full");
+    let error = host.engine.add(&list, &full.plain()).unwrap_err().to_string();
+    assert!(error.contains("no IP addresses available in range set: 10.7.0.1-10.7.0.201"), "{error}");
+    host.engine.delete(&list, &pods[7].plain()).unwrap();
+    host.engine.add(&list, &full.plain()).unwrap();
+    host.engine.delete(&list, &full.plain()).unwrap();
+    std::thread::scope(|scope| {
+        for pod in &pods {
+            scope.spawn(|| host.engine.delete(&list, &pod.plain()).unwrap());
+        }
+    });
+    assert_eq!(host.links(), ["lo", "br0"]);
+    assert_eq!((host.leases("net").len(), host.rules("masq_checks")), (0, 0));
+    assert!(host.engine.attachments().is_empty());
 }
