@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod beside;
+mod crash;
 mod host;
 mod plugins;
 
@@ -21,13 +22,18 @@ fn main() {
             host::with_tools(Command::new("/proc/self/exe")).args(std::env::args_os().skip(1)).env(TOOLS, "1").exec();
         panic!("run the trials: {error}");
     }
+    if crash::is_victim() {
+        return;
+    }
     let arguments = Arguments::from_args();
     let root = rustix::process::geteuid().is_root();
     let mut trials = plugins::trials();
     trials.extend(beside::trials());
+    trials.extend(crash::trials());
     if !host::cache().join("network/usr/sbin/nft").exists() {
-        let needs =
-            |trial: &Trial| ["ipMasq", "portmap", "two hundred"].iter().any(|name| trial.name().starts_with(name));
+        let needs = |trial: &Trial| {
+            ["ipMasq", "portmap", "two hundred", "killed"].iter().any(|name| trial.name().starts_with(name))
+        };
         eprintln!("ignored, tests/setup has not fetched nft: {}", trials.iter().filter(|trial| needs(trial)).count());
         let ignore = |trial: Trial| if needs(&trial) { trial.with_ignored_flag(true) } else { trial };
         trials = trials.into_iter().map(ignore).collect();

@@ -1,0 +1,131 @@
+//! Whoever wires a pod is killed at some moment of it, and what comes then leaves nothing.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use libtest_mimic::Trial;
+use netns::cni::cache::Attachment;
+use netns::cni::conflist::NetworkList;
+use netns::cni::engine::Engine;
+use netns::plugin::Places;
+use serde_json::json;
+
+use crate::host::{Host, Pod, list};
+use crate::trial;
+
+/// Set in a process that wires one pod and may be killed: the directory, and what to do.
+const VICTIM: &str = "BERTH_NETNS_VICTIM";
+
+pub fn trials() -> Vec<Trial> {
+    vec![trial("killed at any moment of an add", add), trial("killed at any moment of a delete", delete)]
+}
+
+fn network() -> NetworkList {
+    let bridge = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":true,
+        "ipam":{"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
+    list("1.1.0", "net", json!([bridge, {"type":"portmap","capabilities":{"portMappings":true}}]))
+}
+
+fn engine(directory: &Path) -> Engine {
+    let places = Places { networks: directory.join("networks"), ..Places::default() };
+    Engine { cache_dir: directory.join("cache"), bin_dirs: Vec::new(), places, ..Engine::default() }
+}
+
+fn attachment(directory: &Path) -> Attachment {
+    Attachment {
+        container_id: "pod".to_owned(),
+        netns: directory.join("netns/pod").display().to_string(),
+        if_name: "eth0".to_owned(),
+        args: Vec::new(),
+        capability_args: json!({"portMappings":[{"hostPort":8080,"containerPort":80}]}).as_object().unwrap().clone(),
+    }
+}
+
+/// True where this process is one that may be killed, and has done what it is for.
+pub fn is_victim() -> bool {
+    let Some(directory) = std::env::var_os(VICTIM) else { return false };
+    let directory = Path::new(&directory);
+    let (engine, attachment) = (engine(directory), attachment(directory));
+    if std::env::args().any(|argument| argument == "delete") {
+        engine.delete(&network(), &attachment).unwrap();
+    } else {
+        engine.add(&network(), &attachment).unwrap();
+    }
+    true
+}
+
+/// Runs it, killed after that time; true where it came to its end before.
+fn victim(host: &Host, act: &str, after: Duration) -> bool {
+    let mut command = Command::new("/proc/self/exe");
+    let mut child = command.arg(act).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
+    let begin = Instant::now();
+    while begin.elapsed() < after {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return true;
+        }
+        std::hint::spin_loop();
+    }
+    let _ = child.kill();
+    child.wait().unwrap().success()
+}
+
+fn nothing_left(host: &Host, pod: &Pod, moment: u64) {
+    assert!(pod.is_bare(), "{moment}");
+    assert!(host.leases("net").is_empty(), "{moment}: {:?}", host.leases("net"));
+    assert!(host.engine.attachments().is_empty(), "{moment}");
+    assert!(host.links().iter().all(|link| ["lo", "br0"].contains(&link.as_str())), "{moment}: {:?}", host.links());
+    for chain in ["masq_checks", "hostports", "masquerading"] {
+        assert_eq!(host.rules(chain), 0, "{moment} {chain}");
+    }
+}
+
+/// Moments 300 µs apart, until the victim is twice done before it is killed.
+fn each_moment(host: &Host, mut act: impl FnMut(&Pod, u64, Duration) -> bool) {
+    let pod = host.pod("pod");
+    let mut done = 0;
+    for moment in 0..400 {
+        done += u32::from(act(&pod, moment, Duration::from_micros(500 + 300 * moment)));
+        if done == 2 {
+            return;
+        }
+    }
+    panic!("it never ends");
+}
+
+fn add(host: &Host) {
+    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), network());
+    each_moment(host, |pod, moment, after| {
+        let done = victim(host, "add", after);
+        match moment % 3 {
+            0 => engine.delete(&list, &attachment).unwrap(),
+            1 => engine.gc(&list, &[]).unwrap(),
+            // What was done may not be done again.
+            _ if done => engine.delete(&list, &attachment).unwrap(),
+            _ => {
+                if engine.add(&list, &attachment).is_err() {
+                    // Killed between its last write and its end.
+                    assert!(engine.attachments().iter().all(|cached| cached.result.is_some()), "{moment}");
+                }
+                engine.delete(&list, &attachment).unwrap();
+            }
+        }
+        nothing_left(host, pod, moment);
+        done
+    });
+}
+
+fn delete(host: &Host) {
+    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), network());
+    each_moment(host, |pod, moment, after| {
+        engine.add(&list, &attachment).unwrap();
+        let done = victim(host, "delete", after);
+        match moment % 2 {
+            0 => engine.delete(&list, &attachment).unwrap(),
+            _ => engine.gc(&list, &[]).unwrap(),
+        }
+        nothing_left(host, pod, moment);
+        done
+    });
+}
