@@ -29,6 +29,7 @@ pub fn facts() -> Vec<Fact> {
         the_binary_is_out_of_reach,
         a_missing_binfmt_is_told_by_start,
         hooks_read_the_state,
+        hooks_have_no_signal_blocked,
     ]
 }
 
@@ -264,5 +265,19 @@ fn hooks_read_the_state(stage: &Stage) -> Result<()> {
         let state: serde_json::Value = serde_json::from_slice(&fs::read(stage.path(file))?)?;
         ensure!(state["status"] == status && state["id"] == **id, "{file}: {state}");
     }
+    Ok(())
+}
+
+fn hooks_have_no_signal_blocked(stage: &Stage) -> Result<()> {
+    let file = stage.path("status");
+    let hook =
+        serde_json::json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("cat /proc/self/status > {file}")] }]);
+    stage.spec(|spec| spec["hooks"] = serde_json::json!({ "createRuntime": hook }))?;
+    stage.script("grep -E 'Sig(Blk|Cgt)' /proc/self/status")?;
+    let none = "SigBlk:\t0000000000000000\n";
+    let outcome = stage.run(&["run", &stage.id("c")])?.success()?;
+    ensure!(outcome.stdout.contains(none), "{outcome}");
+    let status = fs::read_to_string(&file)?;
+    ensure!(status.contains(none) && status.contains("SigCgt:\t0000000000000000\n"), "{status}");
     Ok(())
 }

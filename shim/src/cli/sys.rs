@@ -2,35 +2,63 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
 use rustix::thread::UnshareFlags;
 
-/// Blocks every signal and gives a descriptor to read them from. signalfd(2)
+/// Where [`note`] writes.
+static NOTED: AtomicI32 = AtomicI32::new(-1);
+
+/// Has every signal that can be handed on noted, and gives the pipe to read them from. Nothing is blocked: a hook would
+/// inherit that, where a handler ends with execve. What is ignored stays so, and stopping is the terminal's business.
 pub fn signals() -> Result<OwnedFd, Errno> {
-    let mut all = MaybeUninit::<libc::sigset_t>::zeroed();
-    // SAFETY: the set is zeroed memory of the right type, which is a valid sigset_t, and outlives the calls; signalfd makes
-    // a new descriptor, which nobody else owns.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), std::ptr::null_mut());
-        match libc::signalfd(-1, all.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
-            -1 => Err(errno()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    NOTED.store(write.into_raw_fd(), Ordering::Relaxed);
+    const LEFT: [libc::c_int; 9] = [
+        libc::SIGSEGV,
+        libc::SIGBUS,
+        libc::SIGFPE,
+        libc::SIGILL,
+        libc::SIGTRAP,
+        libc::SIGABRT,
+        libc::SIGTSTP,
+        libc::SIGTTIN,
+        libc::SIGTTOU,
+    ];
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !LEFT.contains(signal)) {
+        // SAFETY: zeroed memory is a valid sigaction; the handler is safe to be called at any time. A signal that cannot be
+        // caught is refused.
+        unsafe {
+            let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
+            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction != libc::SIG_IGN {
+                action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+                action.sa_flags = libc::SA_RESTART;
+                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
+            }
         }
+    }
+    Ok(read)
+}
+
+/// Async-signal-safe: one write(2), and errno as it was. signal-safety(7)
+extern "C" fn note(signal: libc::c_int) {
+    let byte = signal as u8;
+    // SAFETY: errno is thread-local; the byte outlives the call; a pipe that is full loses what has been noted often.
+    unsafe {
+        let errno = *libc::__errno_location();
+        libc::write(NOTED.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
+        *libc::__errno_location() = errno;
     }
 }
 
 /// The next signal, if there is one.
 pub fn next_signal(signals: &OwnedFd) -> Option<i32> {
-    let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
-    let size = size_of::<libc::signalfd_siginfo>();
-    // SAFETY: the kernel writes at most `size` bytes to `info`, and zeroed memory is a valid signalfd_siginfo.
-    unsafe {
-        let read = libc::read(signals.as_raw_fd(), info.as_mut_ptr().cast(), size);
-        (usize::try_from(read) == Ok(size)).then(|| info.assume_init().ssi_signo.cast_signed())
-    }
+    let mut byte = [0];
+    let read = rustix::io::read(signals, &mut byte);
+    read.is_ok_and(|read| read == 1).then(|| byte[0].into())
 }
 
 /// A descriptor that our parent left open for us: what we have opened ourselves closes on exec.
@@ -45,9 +73,4 @@ pub fn inherited(number: i32) -> Option<BorrowedFd<'static>> {
 pub fn unshare(namespaces: UnshareFlags) -> Result<(), Errno> {
     // SAFETY: descriptors, which are what somebody could rely upon, stay shared with nobody but us.
     unsafe { rustix::thread::unshare_unsafe(namespaces) }
-}
-
-fn errno() -> Errno {
-    // SAFETY: __errno_location returns the address of a thread-local int that lives as long as the thread.
-    Errno::from_raw_os_error(unsafe { *libc::__errno_location() })
 }
