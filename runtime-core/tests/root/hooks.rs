@@ -193,7 +193,8 @@ fn timeouts() -> Result<(), Stop> {
     for kind in ["createRuntime", "createContainer", "startContainer"] {
         Bundle::new().sh("true").set("/hooks", json!({ kind: [held] })).says()?;
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    // Each that was held would take three seconds.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     Ok(())
 }
 
