@@ -97,6 +97,9 @@ fn a_user_runs_enters_kills_and_deletes(stage: &Stage) -> Result<()> {
     ensure!(outcome.code == 4 && outcome.stdout.starts_with("0\n"), "{outcome}");
     ensure!(!outcome.stdout.contains(&*own.to_string_lossy()), "{outcome}");
     ensure!(run(stage, &["list", "-q"])?.success()?.stdout == format!("{id}\n"));
+    let state: serde_json::Value = serde_json::from_str(&run(stage, &["state", id])?.stdout)?;
+    let pids: Vec<i64> = serde_json::from_str(&run(stage, &["ps", "-f", "json", id])?.success()?.stdout)?;
+    ensure!(state["pid"].as_i64().is_some_and(|pid| pids.contains(&pid)), "{state} {pids:?}");
     refused(run(stage, &["delete", id])?, 1, "that is not stopped")?;
     run(stage, &["kill", id, "KILL"])?.success()?;
     stage

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::flags::{Given, Until, switch, text, value};
 use super::home::Berth;
-use super::{Command, Error, time};
+use super::{Command, Error, rootless, time};
 use crate::error::chain;
 
 pub const STATE: Command = Command {
@@ -158,8 +158,8 @@ fn ps(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let Some((id, options)) = given.words.split_first() else {
         return Err(Error::Usage("berth: \"ps\" requires a minimum of 1 argument(s)".to_owned()));
     };
-    let pids = berth.container(text(id)?)?.cgroup().pids()?;
-    let pids: Vec<i32> = pids.into_iter().map(Pid::as_raw_nonzero).map(std::num::NonZero::get).collect();
+    let container = berth.container(text(id)?)?;
+    let pids = if container.cgroup().is_none() { relatives(&container)? } else { members(&container)? };
     match given.text("format")? {
         None | Some("table") => {}
         Some("json") if pids.is_empty() => return print("null\n"),
@@ -177,6 +177,26 @@ fn ps(berth: &Berth, given: &Given) -> Result<u8, Error> {
         return Err(Error::State(format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim())));
     }
     print(&chosen(&String::from_utf8_lossy(&output.stdout), &pids)?)
+}
+
+fn members(container: &Container) -> Result<Vec<i32>, Error> {
+    Ok(container.cgroup().pids()?.into_iter().map(Pid::as_raw_nonzero).map(std::num::NonZero::get).collect())
+}
+
+/// Without a cgroup: who lives in the pid namespace, if the container has its own.
+fn relatives(container: &Container) -> Result<Vec<i32>, Error> {
+    let Some(init) = container.state()?.pid else { return Ok(Vec::new()) };
+    if container.shares_pid_namespace() {
+        return Ok(vec![init]);
+    }
+    rootless::join(container)?;
+    let namespace = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
+    let own = namespace(init);
+    let entries = fs::read_dir("/proc").map_err(Error::file("open", "/proc"))?.flatten();
+    let mut pids: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.retain(|pid| own.is_some() && namespace(*pid) == own);
+    pids.sort_unstable();
+    Ok(pids)
 }
 
 /// Of what ps(1) prints, its header and the lines of these processes.
