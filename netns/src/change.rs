@@ -48,8 +48,6 @@ pub(crate) enum Change {
     Rules { what: String, batch: Batch, forget: Forget },
     /// Rules of the host's packet filter go, if they are there.
     Forget(Forget),
-    /// A link changes sides, under another name there.
-    Move { from: Place, link: String, name: String },
 }
 
 /// A link that is to be made, on the host.
@@ -66,7 +64,6 @@ pub(crate) struct NewLink {
 
 /// What is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code)]
 pub(crate) enum Kind {
     /// Its other end is in the pod. It is made up, the other end down. The MAC is the other end's.
     Veth {
@@ -82,35 +79,20 @@ pub(crate) enum Kind {
         mode: u32,
         queue: Option<u32>,
     },
-    IpVlan {
-        master: String,
-        mode: u16,
-    },
-    Vlan {
-        master: String,
-        id: u16,
-    },
-    Dummy,
-    Ifb,
-    /// Of the pod, too.
-    Vrf {
-        table: u32,
-    },
 }
 
 impl Kind {
     /// Where it is made.
     pub(crate) fn place(&self) -> Place {
         match self {
-            Self::Veth { .. } | Self::Bridge { .. } | Self::Ifb => Place::Host,
-            _ => Place::Pod,
+            Self::Veth { .. } | Self::Bridge { .. } => Place::Host,
+            Self::MacVlan { .. } => Place::Pod,
         }
     }
 }
 
 /// A property of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[allow(dead_code)]
 pub(crate) enum Set {
     Up(bool),
     Mtu(u32),
@@ -118,8 +100,7 @@ pub(crate) enum Set {
     Promiscuous(bool),
     AllMulticast(bool),
     Queue(u32),
-    Master(Option<String>),
-    Alias(String),
+    Name(String),
 }
 
 /// A file below /proc/sys, without that.
@@ -147,11 +128,8 @@ impl Change {
     fn undo(&self) -> Option<Self> {
         match self {
             Self::Create(link) if !link.shared => Some(Self::Delete(link.kind.place(), link.name.clone())),
+            Self::Set(place, link, Set::Name(name)) => Some(Self::Set(*place, name.clone(), Set::Name(link.clone()))),
             Self::Rules { forget, .. } => Some(Self::Forget(forget.clone())),
-            Self::Move { from, link, name } => {
-                let from = if *from == Place::Host { Place::Pod } else { Place::Host };
-                Some(Self::Move { from, link: name.clone(), name: link.clone() })
-            }
             _ => None,
         }
     }
@@ -208,11 +186,6 @@ impl fmt::Display for Change {
                 Kind::Veth { peer, .. } => write!(f, "create veth {name} with peer {peer} in the pod"),
                 Kind::Bridge { .. } => write!(f, "create bridge {name}"),
                 Kind::MacVlan { master, .. } => write!(f, "create macvlan {name} on {master}"),
-                Kind::IpVlan { master, .. } => write!(f, "create ipvlan {name} on {master}"),
-                Kind::Vlan { master, id } => write!(f, "create vlan {name} of id {id} on {master}"),
-                Kind::Dummy => write!(f, "create dummy {name}"),
-                Kind::Ifb => write!(f, "create ifb {name}"),
-                Kind::Vrf { table } => write!(f, "create vrf {name} with table {table}"),
             },
             Self::Delete(place, link) => write!(f, "delete {link}{place}"),
             Self::Set(place, link, set) => write!(f, "set {set:?} on {link}{place}"),
@@ -235,8 +208,6 @@ impl fmt::Display for Change {
             }
             Self::Rules { what, .. } => write!(f, "add rules for {what}"),
             Self::Forget(_) => write!(f, "take away rules"),
-            Self::Move { from: Place::Host, link, name } => write!(f, "move {link} into the pod as {name}"),
-            Self::Move { link, name, .. } => write!(f, "move {link} out of the pod as {name}"),
         }
     }
 }

@@ -3,10 +3,12 @@
 mod bridge;
 mod host_local;
 mod loopback;
+mod macvlan;
 mod masquerade;
 mod portmap;
 mod ptp;
 mod static_;
+mod tuning;
 mod wire;
 
 use std::ffi::OsString;
@@ -128,8 +130,16 @@ pub struct Native {
     ipam_status: bool,
 }
 
-const NATIVE: &[Native] =
-    &[bridge::PLUGIN, host_local::PLUGIN, loopback::PLUGIN, portmap::PLUGIN, ptp::PLUGIN, static_::PLUGIN];
+const NATIVE: &[Native] = &[
+    bridge::PLUGIN,
+    host_local::PLUGIN,
+    loopback::PLUGIN,
+    macvlan::PLUGIN,
+    portmap::PLUGIN,
+    ptp::PLUGIN,
+    static_::PLUGIN,
+    tuning::PLUGIN,
+];
 
 /// Our own plugin of that type.
 pub fn native(kind: &str) -> Option<&'static Native> {

@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{LinkAttribute, LinkMessage};
 use rustix::io::Errno;
 
 use super::message::{self, Numbers};
@@ -24,7 +23,6 @@ pub(crate) struct Work<'a> {
     pub(crate) pod: Netlink,
     nft: Option<Nft>,
     namespace: Namespace,
-    host_namespace: Namespace,
     undo: Vec<Undo>,
 }
 
@@ -45,14 +43,12 @@ impl<'a> Work<'a> {
         let missing =
             || Fault::new(Code::NETNS, format!("failed to open netns {:?}: there is no network namespace", call.netns));
         let namespace = crate::plugin::namespace(call.netns)?.ok_or_else(missing)?;
-        let host_namespace = Namespace::open("/proc/thread-self/ns/net".as_ref())?;
         Ok(Self {
             call,
             host: Netlink::here()?,
             pod: Netlink::inside(&namespace)?,
             nft: None,
             namespace,
-            host_namespace,
             undo: Vec::new(),
         })
     }
@@ -158,14 +154,13 @@ impl<'a> Work<'a> {
             Change::Sysctls(place, sysctls) => self.sysctls(*place, sysctls),
             Change::Rules { batch, .. } => self.nft()?.commit(batch),
             Change::Forget(forget) => forget.apply(self.nft()?),
-            Change::Move { from, link, name } => self.change_sides(*from, link, name),
         }
     }
 
     fn create(&mut self, link: &NewLink) -> Result<(), Refused> {
         let master = match &link.kind {
             Kind::Veth { master: Some(master), .. } => Some(master),
-            Kind::MacVlan { master, .. } | Kind::IpVlan { master, .. } | Kind::Vlan { master, .. } => Some(master),
+            Kind::MacVlan { master, .. } => Some(master),
             _ => None,
         };
         let master = master.map(|master| self.number(Place::Host, master)).transpose()?;
@@ -176,12 +171,8 @@ impl<'a> Work<'a> {
     }
 
     fn set(&mut self, place: Place, link: &str, set: &Set) -> Result<(), Refused> {
-        let master = match set {
-            Set::Master(Some(master)) => self.number(place, master)?,
-            _ => 0,
-        };
         let index = self.number(place, link)?;
-        self.at(place).ask(message::set(index, set, master), 0).map(drop)
+        self.at(place).ask(message::set(index, set), 0).map(drop)
     }
 
     fn sysctls(&mut self, place: Place, sysctls: &[Sysctl]) -> Result<(), Refused> {
@@ -190,21 +181,6 @@ impl<'a> Work<'a> {
             // /proc/sys/net is that of the thread which opens it.
             Place::Pod => self.namespace.enter(|| write_all(sysctls)).map_err(|_| Errno::IO)?,
         }
-    }
-
-    /// A link that is up under a name cannot be renamed on old kernels, so it goes down for it.
-    fn change_sides(&mut self, from: Place, link: &str, name: &str) -> Result<(), Refused> {
-        let index = self.number(from, link)?;
-        self.at(from).ask(message::set(index, &Set::Up(false), 0), 0)?;
-        let target = match from {
-            Place::Host => self.namespace.as_fd().as_raw_fd(),
-            Place::Pod => self.host_namespace.as_fd().as_raw_fd(),
-        };
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.attributes.push(LinkAttribute::NetNsFd(target));
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        self.at(from).ask(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::RawFd;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, InfoVlan, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
@@ -24,10 +24,9 @@ pub(super) struct Numbers {
     pub(super) pod: RawFd,
 }
 
-/// IFLA_MACVLAN_MODE, IFLA_MACVLAN_BC_QUEUE_LEN and IFLA_IPVLAN_MODE of linux/if_link.h.
+/// IFLA_MACVLAN_MODE and IFLA_MACVLAN_BC_QUEUE_LEN of linux/if_link.h.
 const MACVLAN_MODE: u16 = 1;
 const MACVLAN_QUEUE: u16 = 7;
-const IPVLAN_MODE: u16 = 1;
 
 fn common(name: &str, mtu: u32, mac: Option<&Vec<u8>>) -> LinkMessage {
     let mut message = LinkMessage::default();
@@ -67,19 +66,8 @@ pub(super) fn create(link: &NewLink, numbers: Numbers) -> RouteNetlinkMessage {
             data.extend(queue.iter().flat_map(|queue| nla(MACVLAN_QUEUE, &queue.to_ne_bytes())));
             (InfoKind::MacVlan, Some(InfoData::Other(data)))
         }
-        Kind::IpVlan { mode, .. } => (InfoKind::IpVlan, Some(InfoData::Other(nla(IPVLAN_MODE, &mode.to_ne_bytes())))),
-        Kind::Vlan { id, .. } => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(*id)]))),
-        Kind::Vrf { table } => (InfoKind::Vrf, Some(InfoData::Vrf(vec![InfoVrf::TableId(*table)]))),
-        Kind::Dummy => (InfoKind::Dummy, None),
-        Kind::Ifb => {
-            raise(&mut message);
-            // A class behind it queues; so does the link itself not. tc-tbf(8)
-            message.attributes.push(LinkAttribute::TxQueueLen(0));
-            (InfoKind::Ifb, None)
-        }
     };
-    if let (Kind::MacVlan { .. } | Kind::IpVlan { .. } | Kind::Vlan { .. }, Some(master)) = (&link.kind, numbers.master)
-    {
+    if let (Kind::MacVlan { .. }, Some(master)) = (&link.kind, numbers.master) {
         message.attributes.push(LinkAttribute::Link(master));
     }
     if link.kind.place() == super::Place::Pod {
@@ -107,7 +95,7 @@ pub(super) fn delete_link(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(message)
 }
 
-pub(super) fn set(index: u32, set: &Set, master: u32) -> RouteNetlinkMessage {
+pub(super) fn set(index: u32, set: &Set) -> RouteNetlinkMessage {
     let mut message = LinkMessage::default();
     message.header.index = index;
     let mut flag = |flag: LinkFlags, on: bool| {
@@ -123,8 +111,7 @@ pub(super) fn set(index: u32, set: &Set, master: u32) -> RouteNetlinkMessage {
         Set::Mtu(mtu) => LinkAttribute::Mtu(*mtu),
         Set::Mac(mac) => LinkAttribute::Address(mac.clone()),
         Set::Queue(queue) => LinkAttribute::TxQueueLen(*queue),
-        Set::Master(_) => LinkAttribute::Controller(master),
-        Set::Alias(alias) => LinkAttribute::IfAlias(alias.clone()),
+        Set::Name(name) => LinkAttribute::IfName(name.clone()),
     };
     message.attributes.push(attribute);
     RouteNetlinkMessage::SetLink(message)
