@@ -126,6 +126,8 @@ pub struct Native {
     delete: fn(&Call<'_>) -> Result<(), Fault>,
     check: fn(&Call<'_>) -> Result<(), Fault>,
     gc: fn(&Call<'_>) -> Result<(), Fault>,
+    /// Whether a configuration asks for what only the binary of that name can do.
+    beyond: fn(&Call<'_>) -> bool,
     /// Whether STATUS asks the address management plugin.
     ipam_status: bool,
 }
@@ -170,6 +172,11 @@ impl Native {
     }
 }
 
+/// For plugins that do all that theirs can.
+fn never(_: &Call<'_>) -> bool {
+    false
+}
+
 /// For plugins without anything to collect.
 fn nothing(_: &Call<'_>) -> Result<(), Fault> {
     Ok(())
@@ -200,7 +207,9 @@ impl<'a> Call<'a> {
 
     /// Runs the plugin of that type, ours or a binary. An ADD answers a result, and the version that it said it has.
     pub fn run(&self, kind: &str) -> Result<Option<(Outcome, Option<String>)>, Fault> {
-        if let Some(native) = self.native.then(|| native(kind)).flatten() {
+        // What ours cannot is the binary's, from ADD to DEL, where there is one; ours has the words where there is none.
+        let able = |native: &&Native| !(native.beyond)(self) || exec::find(kind, self.bin_dirs).is_err();
+        if let Some(native) = self.native.then(|| native(kind)).flatten().filter(able) {
             return Ok(native.run(self)?.map(|outcome| (outcome, None)));
         }
         let path = exec::find(kind, self.bin_dirs)?;
@@ -238,6 +247,11 @@ impl<'a> Call<'a> {
         let Some(kind) = kind else { return Ok(None) };
         let outcome = self.run(&kind).map_err(|fault| fault.of(&kind, self.command.word()))?;
         Ok(Some(outcome.map(|(outcome, _)| outcome).unwrap_or_default()))
+    }
+
+    /// Whether a field is there and is not false.
+    pub(crate) fn asks(&self, field: &str) -> bool {
+        self.fields().get(field).is_some_and(|value| *value != Value::Bool(false))
     }
 
     /// The same call with another command.

@@ -321,3 +321,17 @@ fn garbage_is_collected_with_the_attachments_that_are_valid() {
     assert_eq!(scene.input(3)["cni.dev/valid-attachments"], json!([{"containerID":"b","ifname":"eth0"}]));
     assert_eq!(scene.cached(), 1);
 }
+
+#[test]
+fn what_a_native_plugin_cannot_is_the_binarys_from_add_to_delete() {
+    let mut scene = Scene::new("beyond");
+    scene.engine.native = true;
+    scene.plugin("bridge", ANSWER);
+    let list = list("1.0.0", json!([{"type":"bridge","macspoofchk":true}]));
+    scene.engine.add(&list, &attachment()).unwrap();
+    scene.engine.delete(&list, &attachment()).unwrap();
+    assert_eq!(scene.calls(), ["bridge-ADD", "bridge-DEL"]);
+    fs::remove_file(scene.directory.join("bin/bridge")).unwrap();
+    let error = scene.engine.add(&list, &attachment()).unwrap_err();
+    assert_eq!(error.code, Code::UNSUPPORTED_FIELD);
+}

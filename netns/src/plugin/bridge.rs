@@ -13,8 +13,16 @@ use crate::cni::json::Fields;
 use crate::cni::result::{Interface, Outcome, Route};
 use crate::netlink::{Family, Link};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "bridge", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: true };
+pub(super) const PLUGIN: Native = Native {
+    kind: "bridge",
+    oldest: "0.1.0",
+    add,
+    delete,
+    check,
+    gc: nothing,
+    beyond: |call| call.asks("macspoofchk") || call.asks("vlan") || call.asks("vlanTrunk"),
+    ipam_status: true,
+};
 
 /// How long a port may take to come up.
 const PORT_UP: Duration = Duration::from_secs(3);

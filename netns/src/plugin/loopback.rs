@@ -5,8 +5,16 @@ use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Interface, Ip, Outcome};
 use crate::netlink::{Family, Netlink};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "loopback", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: false };
+pub(super) const PLUGIN: Native = Native {
+    kind: "loopback",
+    oldest: "0.1.0",
+    add,
+    delete,
+    check,
+    gc: nothing,
+    beyond: super::never,
+    ipam_status: false,
+};
 
 fn no_namespace(call: &Call<'_>) -> Fault {
     Fault::new(Code::NETNS, format!("failed to open netns {:?}: it is not there", call.netns))

@@ -6,8 +6,16 @@ use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Interface, Outcome};
 use crate::netlink::{Family, Netlink};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "macvlan", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: true };
+pub(super) const PLUGIN: Native = Native {
+    kind: "macvlan",
+    oldest: "0.1.0",
+    add,
+    delete,
+    check,
+    gc: nothing,
+    beyond: |call| call.asks("linkInContainer"),
+    ipam_status: true,
+};
 
 /// `enum macvlan_mode` of linux/if_link.h.
 fn mode(name: &str) -> Result<u32, Fault> {

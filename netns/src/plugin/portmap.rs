@@ -12,8 +12,16 @@ use crate::cni::result::Outcome;
 use crate::netlink::Family;
 use crate::nft::{Batch, Expression, Hook, IPV4, IPV6, Nft, Rule, Verdict};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "portmap", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: false };
+pub(super) const PLUGIN: Native = Native {
+    kind: "portmap",
+    oldest: "0.1.0",
+    add,
+    delete,
+    check,
+    gc: nothing,
+    beyond: |call| ["conditionsV4", "conditionsV6", "externalSetMarkChain"].iter().any(|field| call.asks(field)),
+    ipam_status: false,
+};
 
 const TABLE: &str = "cni_hostport";
 const PORTS: &str = "hostports";

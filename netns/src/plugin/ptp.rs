@@ -7,7 +7,7 @@ use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Interface, Outcome, Route};
 
 pub(super) const PLUGIN: Native =
-    Native { kind: "ptp", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: true };
+    Native { kind: "ptp", oldest: "0.1.0", add, delete, check, gc: nothing, beyond: super::never, ipam_status: true };
 
 /// `host` and `link` of rtnetlink(7)'s scopes.
 const SCOPE_LINK: u8 = 253;

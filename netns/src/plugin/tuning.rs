@@ -15,8 +15,16 @@ use crate::cni::json::Fields;
 use crate::cni::result::Outcome;
 use crate::netlink::{Link, Netlink};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "tuning", oldest: "0.1.0", add, delete, check, gc: nothing, ipam_status: false };
+pub(super) const PLUGIN: Native = Native {
+    kind: "tuning",
+    oldest: "0.1.0",
+    add,
+    delete,
+    check,
+    gc: nothing,
+    beyond: |call| call.places.tuning_allowlist.exists(),
+    ipam_status: false,
+};
 
 /// What is asked for; nothing where nothing is.
 #[derive(Debug, Default, PartialEq, Eq)]
