@@ -193,7 +193,11 @@ fn ps_lists_every_process(scene: &Scene<'_>) -> Result<()> {
         "init {init} is not listed:\n{listed}"
     );
     scene.see("processes", listed.lines().count() - 1);
-    scene.see("with an exec's id", words(&listed.replace(|c: char| c.is_ascii_digit(), "")));
+    // Sorted by pid; pids wrap around.
+    let mut rows: Vec<String> =
+        words(&listed.replace(|c: char| c.is_ascii_digit(), "")).lines().map(str::to_owned).collect();
+    rows.sort();
+    scene.see("with an exec's id", rows.join("\n"));
     scene.ctr(&["task", "pause", &id])?.success()?;
     scene.see("while paused", scene.ctr(&["task", "ps", &id])?.success()?.stdout.lines().count());
     scene.discard("a")
