@@ -13,6 +13,7 @@ mod netlink;
 mod nft;
 mod pin;
 pub mod plugin;
+pub mod pod;
 mod sys;
 
 pub use error::Error;

@@ -22,6 +22,7 @@ use crate::cni::fault::{Code, Fault};
 use crate::cni::json::Fields;
 use crate::cni::result::Outcome;
 use crate::cni::version::{SUPPORTED, Version};
+pub(crate) use portmap::Mapping;
 
 /// CNI_COMMAND.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

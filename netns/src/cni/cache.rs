@@ -84,6 +84,11 @@ impl Cache {
         })
     }
 
+    /// Whether there is an entry, whatever is in it.
+    pub fn knows(&self, network: &str, attachment: &Attachment) -> bool {
+        self.path(network, attachment).exists()
+    }
+
     /// Forgets an attachment; one that is not there is forgotten already.
     pub fn remove(&self, network: &str, attachment: &Attachment) {
         let _ = fs::remove_file(self.path(network, attachment));

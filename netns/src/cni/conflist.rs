@@ -123,6 +123,21 @@ impl NetworkList {
         Ok(lists)
     }
 
+    /// The list with all of its plugins, those from beside its file too.
+    pub fn to_json(&self) -> Value {
+        let plugins: Vec<_> = self.plugins.iter().map(|plugin| Value::Object(plugin.config.clone())).collect();
+        let mut list = json!({
+            "name": self.name,
+            "disableCheck": self.disable_check,
+            "disableGC": self.disable_gc,
+            "plugins": plugins,
+        });
+        if let Some(list) = list.as_object_mut().filter(|_| !self.version.is_empty()) {
+            list.insert("cniVersion".to_owned(), self.version.as_str().into());
+        }
+        list
+    }
+
     fn parse(bytes: &[u8]) -> Result<(Self, bool), Fault> {
         let object = object(bytes)?;
         let fields = Fields(&object);

@@ -50,6 +50,19 @@ impl Engine {
         Cache::new(&self.cache_dir)
     }
 
+    /// Refuses a network whose plugins are not all to be found: what none can undo is not begun.
+    pub fn refuse_missing(&self, list: &NetworkList) -> Result<(), Fault> {
+        for plugin in &list.plugins {
+            let ipam = Fields(&plugin.config).object("ipam")?.map(|ipam| ipam.string("type")).transpose()?.flatten();
+            for kind in [Some(plugin.kind.clone()), ipam].into_iter().flatten() {
+                if self.native(&kind).is_none() {
+                    exec::find(&kind, &self.bin_dirs)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Attaches a container to a network and answers the last plugin's result, in the network's version. What a failed
     /// ADD leaves is taken away by [`delete`](Self::delete), which the caller owes.
     pub fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<Value, Fault> {
@@ -210,6 +223,17 @@ impl Engine {
         let value: Value = serde_json::from_slice(&printed).map_err(|_| bad())?;
         let versions = Fields(value.as_object().ok_or_else(bad)?).strings("supportedVersions")?;
         if versions.is_empty() { Err(bad()) } else { Ok(versions) }
+    }
+
+    /// Whether an ADD of this attachment has begun, and no DEL has ended since.
+    pub fn knows(&self, list: &NetworkList, attachment: &Attachment) -> bool {
+        self.cache().knows(&list.name, attachment)
+    }
+
+    /// What ADD answered for this attachment.
+    pub fn outcome(&self, list: &NetworkList, attachment: &Attachment) -> Option<Outcome> {
+        let cached = self.cache().read(&list.name, attachment)?;
+        Outcome::parse(&cached.result?, &list.version).ok()
     }
 
     /// Every attachment that the cache knows, of all networks.

@@ -1,7 +1,8 @@
 //! portmap: ports of the host lead into the pod. Rules are in the Go plugin's own nftables tables; DEL finds those of
 //! either of its backends.
 
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{Call, Native, nothing, wire};
 use crate::change::{Change, Forget, Place, Sysctl, Work, attempt};
@@ -34,12 +35,29 @@ const PREROUTING: Hook = Hook { number: 0, priority: -100 };
 const OUTPUT: Hook = Hook { number: 3, priority: -100 };
 const POSTROUTING: Hook = Hook { number: 4, priority: 100 };
 
+/// One of the runtime's `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Mapping {
-    host: u16,
+pub(crate) struct Mapping {
+    pub host: u16,
     container: u16,
-    protocol: u8,
-    address: Option<IpAddr>,
+    /// IPPROTO_TCP and the like.
+    pub protocol: u8,
+    /// The host's address; every one where there is none.
+    pub address: Option<IpAddr>,
+}
+
+impl fmt::Display for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = match self.protocol {
+            Self::TCP => "tcp",
+            Self::UDP => "udp",
+            _ => "sctp",
+        };
+        match self.address {
+            Some(address) => write!(f, "{}/{protocol}", SocketAddr::new(address, self.host)),
+            None => write!(f, "{}/{protocol}", self.host),
+        }
+    }
 }
 
 fn config(message: impl Into<String>) -> Fault {
@@ -47,7 +65,11 @@ fn config(message: impl Into<String>) -> Fault {
 }
 
 impl Mapping {
-    fn parse(fields: Fields<'_>) -> Result<Self, Fault> {
+    pub(crate) const TCP: u8 = 6;
+    pub(crate) const UDP: u8 = 17;
+    const SCTP: u8 = 132;
+
+    pub(crate) fn parse(fields: Fields<'_>) -> Result<Self, Fault> {
         let port = |name: &str, what: &str| {
             let number = fields.integer(name)?.unwrap_or_default();
             let valid = u16::try_from(number).ok().filter(|port| *port != 0);
@@ -58,9 +80,9 @@ impl Mapping {
             container: port("containerPort", "container")?,
             host: port("hostPort", "host")?,
             protocol: match protocol.as_str() {
-                "tcp" => 6,
-                "udp" => 17,
-                "sctp" => 132,
+                "tcp" => Self::TCP,
+                "udp" => Self::UDP,
+                "sctp" => Self::SCTP,
                 other => return Err(config(format!("invalid protocol {other:?} of a port mapping"))),
             },
             address: fields.parsed("hostIP", crate::cni::cidr::address)?,

@@ -6,6 +6,7 @@ mod beside;
 mod crash;
 mod host;
 mod plugins;
+mod pods;
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -22,7 +23,7 @@ fn main() {
             host::with_tools(Command::new("/proc/self/exe")).args(std::env::args_os().skip(1)).env(TOOLS, "1").exec();
         panic!("run the trials: {error}");
     }
-    if crash::is_victim() {
+    if crash::is_victim() || pods::is_victim() {
         return;
     }
     let arguments = Arguments::from_args();
@@ -30,9 +31,10 @@ fn main() {
     let mut trials = plugins::trials();
     trials.extend(beside::trials());
     trials.extend(crash::trials());
+    trials.extend(pods::trials());
     if !host::cache().join("network/usr/sbin/nft").exists() {
         let needs = |trial: &Trial| {
-            ["ipMasq", "portmap", "two hundred", "killed"].iter().any(|name| trial.name().starts_with(name))
+            ["ipMasq", "portmap", "two hundred", "killed", "a pod"].iter().any(|name| trial.name().starts_with(name))
         };
         eprintln!("ignored, tests/setup has not fetched nft: {}", trials.iter().filter(|trial| needs(trial)).count());
         let ignore = |trial: Trial| if needs(&trial) { trial.with_ignored_flag(true) } else { trial };
