@@ -17,6 +17,7 @@ mod made;
 mod passwd;
 mod record;
 mod request;
+mod runtime;
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -36,14 +37,14 @@ use made::Made;
 pub use record::Lock;
 use record::{First, Home, Poststop, Record};
 pub use request::{CreateRequest, ExecRequest, Options, Stdio};
+pub use runtime::Runtime;
 
 use crate::cgroup::{Cgroup, CgroupPath};
 use crate::children::{Child, Children};
 use crate::gate;
 use crate::hooks::{self, Runner};
-use crate::host::Host;
 use crate::listener::Listener;
-use crate::plan::seccomp::{Cache, Filter};
+use crate::plan::seccomp::Filter;
 use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
 use crate::spawn::{self, Errands, Gated, Words};
 use crate::state::{Identity, Status};
@@ -53,23 +54,6 @@ use crate::sys::send_signal;
 /// The signature of a root file system's mounts, as containerd hands them over.
 pub mod rootfs {
     pub use crate::plan::rootfs::Mount;
-}
-
-/// What all containers of this process share.
-#[derive(Debug)]
-pub struct Runtime {
-    /// The processes it has made; shared with who makes more, such as loggers.
-    pub children: Arc<Children>,
-    host: Host,
-    seccomp: Cache,
-}
-
-impl Runtime {
-    /// Looks at the host. Compiled seccomp profiles are kept below `seccomp_cache`, for other processes too.
-    pub fn new(seccomp_cache: Option<PathBuf>) -> Result<Self, Error> {
-        let host = Host::probe().map_err(Error::Host)?;
-        Ok(Self { children: Arc::default(), host, seccomp: Cache::new(seccomp_cache) })
-    }
 }
 
 /// A container that exists. Every method blocks, and may be called from any thread.
@@ -115,6 +99,7 @@ impl Container {
         check_rootfs(&request)?;
         let seccomp = compile_seccomp(spec, runtime)?;
         let home = request.home();
+        let gate_at = request.gate();
         let cgroup_path = cgroup_path(&request)?.pinned()?;
         let compile = |cgroup: &[CgroupDirectory]| {
             InitPlan::compile(&Input {
@@ -130,7 +115,7 @@ impl Container {
                 host_network: joins_host_network(spec),
                 seccomp: seccomp.as_ref().map(|seccomp| seccomp.filter.clone()),
                 home: None,
-                gate: home.gate().as_deref(),
+                gate: gate_at.as_deref(),
                 preserve_fds: request.options.preserve_fds,
             })
         };
@@ -173,9 +158,9 @@ impl Container {
                 return Err(error);
             }
         };
-        let gate = gate.map(|gate| match &home {
-            Home::Bundle(_) => Gate::Here(gate),
-            Home::Directory(_) => Gate::AtHome(gate.words().clone()),
+        let gate = gate.map(|gate| match &gate_at {
+            None => Gate::Here(gate),
+            Some(_) => Gate::AtHome(gate.words().clone()),
         });
         let container = Self {
             id: request.id.to_owned(),

@@ -24,6 +24,7 @@ use crate::errno::text;
 use crate::plan::hooks::lists;
 use crate::state::{Identity, Status};
 use crate::step::HookKind;
+use crate::sys::unblock_signals;
 
 /// So much of what a failed hook said is told.
 pub(crate) const SAID: usize = 1024;
@@ -167,6 +168,7 @@ fn command(hook: &Hook, state: &str, bundle: &Path, output: OwnedFd) -> io::Resu
         command.env_clear();
         command.envs(env.iter().filter_map(|entry| entry.split_once('=')));
     }
+    unblock_signals(&mut command);
     Ok(command)
 }
 

@@ -1,7 +1,7 @@
 //! What a plan has to know of the host: read once, in few and cheap files, and passed by value.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 /// The facts.
@@ -52,8 +52,8 @@ impl Host {
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kcore: Path::new("/proc/kcore").exists(),
-            user_namespace: !maps_everything(&fs::read_to_string("/proc/self/uid_map")?),
-            setgroups_denied: fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny"),
+            user_namespace: in_user_namespace()?,
+            setgroups_denied: read("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny"),
             proc_of_namespace: release() >= (6, 17),
         })
     }
@@ -86,13 +86,36 @@ fn hierarchies(text: &str) -> Vec<Hierarchy> {
     found
 }
 
+/// Whether we are in another user namespace than the initial one.
+pub fn in_user_namespace() -> io::Result<bool> {
+    Ok(!maps_everything(&read("/proc/self/uid_map")?))
+}
+
+/// The signals that this process ignores, bit 0 for signal 1: all that there may be where that cannot be told. proc(5)
+#[must_use]
+pub fn ignored_signals() -> u64 {
+    read("/proc/self/status").ok().and_then(|status| ignored(&status)).unwrap_or(u64::MAX)
+}
+
+fn ignored(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+/// A file of the kernel's of a page at most, which comes at once: looking for its size and its end would be most of the work.
+pub(crate) fn read(path: &str) -> io::Result<String> {
+    let mut page = [0; 4096];
+    let length = File::open(path)?.read(&mut page)?;
+    Ok(String::from_utf8_lossy(page.get(..length).unwrap_or_default()).into_owned())
+}
+
 /// The initial user namespace maps every id to itself.
 fn maps_everything(uid_map: &str) -> bool {
     uid_map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn number(path: &str) -> io::Result<u32> {
-    fs::read_to_string(path)?.trim().parse().map_err(io::Error::other)
+    read(path)?.trim().parse().map_err(io::Error::other)
 }
 
 /// Major and minor number of the kernel's release.
@@ -113,6 +136,14 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!((found[0].name.as_str(), &found[0].options[..]), ("systemd", &["name=systemd".to_owned()][..]));
         assert_eq!(found[1].options, ["cpu", "cpuacct"]);
+    }
+
+    #[test]
+    fn ignored_signals_are_as_the_kernel_tells_them() {
+        assert_eq!(ignored("SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n"), Some(1 << 12 | 1));
+        assert_eq!(ignored("Name:\tx\n"), None);
+        // Rust ignores SIGPIPE.
+        assert_ne!(ignored_signals() & 1 << (libc::SIGPIPE - 1), 0);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use crate::channel::{ask_for_hooks, hand_on_listener, report_failed, wait_at_gate};
 use crate::gate;
+use crate::host::ignored_signals;
 use crate::plan::InitPlan;
 use crate::step::{Seccomp, Slot, SourceIndex, Step};
 use crate::sys;
@@ -60,6 +61,8 @@ pub(crate) struct Init<'a> {
     candidate: usize,
     /// The working directory was refused to root, and is the user's to enter.
     cwd_refused: bool,
+    /// What is ignored when it is born, bit 0 for signal 1.
+    ignored_signals: u64,
     /// Its filter is in force: it may deny what is not the program's to do.
     filtered: bool,
 }
@@ -95,6 +98,7 @@ impl<'a> Init<'a> {
             joined: 0,
             candidate: 0,
             cwd_refused: false,
+            ignored_signals: ignored_signals(),
             filtered: false,
         }
     }
@@ -200,7 +204,7 @@ impl<'a> Init<'a> {
             Step::Seccomp(filter) => self.load_seccomp(filter),
             Step::FindProgram => self.find_program(),
             Step::Gate { listener } => self.gate(*listener),
-            Step::ResetSignals => sys::reset_signals(),
+            Step::ResetSignals => sys::reset_signals(self.ignored_signals),
             Step::Exec => self.exec(),
         }
     }

@@ -1,10 +1,11 @@
 //! The system calls that rustix does not have, and the allocator guard. The only `unsafe` of the crate stands here.
 //!
-//! Every function is callable in the child of clone3: none allocates, locks or logs.
+//! Every function but [`unblock_signals`] is callable in the child of clone3: none allocates, locks or logs.
 
 #![allow(unsafe_code)]
 
 mod clone;
+mod command;
 pub mod guard;
 mod mount;
 mod privilege;
@@ -12,6 +13,7 @@ mod sched;
 mod wait;
 
 pub(crate) use clone::{CloneRequest, Cloned, clone_again, clone_into, exit, fork};
+pub(crate) use command::unblock_signals;
 pub(crate) use mount::{MountAttr, RECURSIVE, mount_setattr};
 pub(crate) use privilege::{
     block_signals, close_from, close_quietly, close_range, cwd_is_reachable, dup_over, dup_to_stdio, execve,

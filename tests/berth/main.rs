@@ -3,6 +3,7 @@
 //! `cargo test -p berth-tests --test berth -- exec` runs those whose name holds `exec`. Needs root; what this host cannot
 //! run is ignored, with the reason.
 
+mod budget;
 mod descriptors;
 mod exec;
 mod life;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         ("refusals", refusals::facts()),
         ("rootless", rootless::facts()),
         ("runc", runc::facts()),
+        ("budget", budget::facts()),
     ];
     let trials =
         chapters.into_iter().flat_map(|(chapter, facts)| facts.into_iter().map(move |fact| trial(chapter, fact)));

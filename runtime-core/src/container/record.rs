@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::cgroup::CgroupPath;
+use crate::host;
 use crate::spawn::Words;
 use crate::state;
 use crate::sys::send_signal;
@@ -146,7 +147,7 @@ impl First {
 
 /// Behind the last parenthesis: a program's name may hold some, and spaces. proc_pid_stat(5)
 fn start_time(pid: Pid) -> io::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
+    let text = host::read(&format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
     let fields = text.rsplit_once(')').map(|(_, fields)| fields);
     let started = fields.and_then(|fields| fields.split_whitespace().nth(19)?.parse().ok());
     started.ok_or_else(|| ErrorKind::InvalidData.into())
@@ -180,13 +181,16 @@ impl Home {
     /// Makes the directory, which nobody may have made before. Nobody else gets in as long as the lock is held.
     pub fn claim(&self) -> Result<Option<Lock>, Error> {
         let Self::Directory(directory) = self else { return Ok(None) };
-        let failed = || failed("make", directory);
-        if let Some(parent) = directory.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(failed())?;
-        }
-        match fs::DirBuilder::new().mode(0o700).create(directory) {
+        let make = |recursive, path: &Path| fs::DirBuilder::new().recursive(recursive).mode(0o700).create(path);
+        let made = match (make(false, directory), directory.parent()) {
+            (Err(error), Some(parent)) if error.kind() == ErrorKind::NotFound => {
+                make(true, parent).and_then(|()| make(false, directory))
+            }
+            (made, _) => made,
+        };
+        match made {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::Exists),
-            made => made.map_err(failed()),
+            made => made.map_err(failed("make", directory)),
         }?;
         Lock::take(directory)
     }
@@ -233,10 +237,15 @@ impl Home {
                 }
                 Ok(())
             }
-            Self::Directory(directory) => match fs::remove_dir_all(directory) {
-                Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", directory)(error)),
-                _ => Ok(()),
-            },
+            Self::Directory(directory) => {
+                // Most often there is nothing else, and no need to look.
+                let _ = fs::remove_file(directory.join(STATE));
+                let removed = fs::remove_dir(directory).or_else(|_| fs::remove_dir_all(directory));
+                match removed {
+                    Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", directory)(error)),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 }

@@ -36,6 +36,8 @@ pub struct Options {
     /// A directory to be made, absolute, by which other processes find the container ([`open`](super::Container::open)). `None` if it is
     /// this process that starts it.
     pub state: Option<PathBuf>,
+    /// It is this process that starts it, though others find it by its state.
+    pub holds_gate: bool,
 }
 
 /// What [`create`](super::Container::create) needs.
@@ -79,6 +81,11 @@ impl<'a> CreateRequest<'a> {
             Some(state) => Home::Directory(state.clone()),
             None => Home::Bundle(self.bundle.to_owned()),
         }
+    }
+
+    /// Where another process opens the gate, if that is not for this one to do.
+    pub(super) fn gate(&self) -> Option<PathBuf> {
+        self.home().gate().filter(|_| !self.options.holds_gate)
     }
 
     pub(super) fn record(&self, cgroup: &CgroupPath, created: SystemTime) -> Record {

@@ -93,7 +93,7 @@ impl Init<'_> {
         } else {
             sys::close_from(3)?;
         }
-        sys::reset_signals()
+        sys::reset_signals(self.ignored_signals)
     }
 }
 

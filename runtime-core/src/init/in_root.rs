@@ -54,21 +54,33 @@ pub(super) fn resolve(
 
 /// Opens a path and makes what is missing of it, directories with mode 0755.
 pub(super) fn make(root: BorrowedFd<'_>, path: &InRoot, missing: Missing) -> Result<OwnedFd, Errno> {
-    make_path(root, &path.path, missing)
+    match open(root, &path.path) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    // Most often it is the last name alone that is missing. A link that points to nothing is in the way of that.
+    let made = open(root, &path.parent).and_then(|parent| make_last(parent.as_fd(), &path.name, missing));
+    if made.is_err() {
+        make_missing(root, &mut PathBuffer::new(&[path.path.to_bytes()])?, missing, LINKS)?;
+    }
+    open(root, &path.path)
 }
 
 /// The directory that holds the last name of a path; made where it is missing.
 pub(super) fn make_parent(root: BorrowedFd<'_>, path: &InRoot) -> Result<OwnedFd, Errno> {
-    make_path(root, &path.parent, Missing::Directory)
-}
-
-fn make_path(root: BorrowedFd<'_>, path: &CStr, missing: Missing) -> Result<OwnedFd, Errno> {
-    match open(root, path) {
+    match open(root, &path.parent) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
-    make_missing(root, &mut PathBuffer::new(&[path.to_bytes()])?, missing, LINKS)?;
-    open(root, path)
+    make_missing(root, &mut PathBuffer::new(&[path.parent.to_bytes()])?, Missing::Directory, LINKS)?;
+    open(root, &path.parent)
+}
+
+fn make_last(parent: BorrowedFd<'_>, name: &CStr, missing: Missing) -> Result<(), Errno> {
+    match missing {
+        Missing::Directory => mkdirat(parent, name, Mode::from_raw_mode(0o755)),
+        Missing::File => make_file(parent, name),
+    }
 }
 
 /// How many links that point to nothing yet are followed, one behind the other.
@@ -82,10 +94,7 @@ fn make_missing(root: BorrowedFd<'_>, path: &mut PathBuffer, missing: Missing, l
         if matches!(found, Err(Errno::NOENT)) {
             let parent = path.with_prefix(start.saturating_sub(1), |parent| open(root, parent))??;
             let last = if path.is_last(end) { missing } else { Missing::Directory };
-            let made = path.with_name(start, end, |name| match last {
-                Missing::Directory => mkdirat(&parent, name, Mode::from_raw_mode(0o755)),
-                Missing::File => make_file(parent.as_fd(), name),
-            })?;
+            let made = path.with_name(start, end, |name| make_last(parent.as_fd(), name, last))?;
             match made {
                 Ok(()) => {}
                 Err(Errno::EXIST) => {

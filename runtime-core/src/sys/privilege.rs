@@ -89,9 +89,10 @@ pub(crate) fn restore_signals(mask: &SignalMask) {
 }
 
 /// Every signal as a program expects it, and none blocked. Handlers went with CLONE_CLEAR_SIGHAND; what is left is what
-/// was ignored: SIGPIPE by Rust, others by who started us (nohup(1), a shell's `&`).
-pub(crate) fn reset_signals() -> Result<(), Errno> {
-    for signal in (1..=libc::SIGSYS).filter(|signal| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP)) {
+/// was ignored, bit 0 for signal 1: SIGPIPE by Rust, others by who started us (nohup(1), a shell's `&`).
+pub(crate) fn reset_signals(ignored: u64) -> Result<(), Errno> {
+    let resettable = |signal: &i32| !matches!(*signal, libc::SIGKILL | libc::SIGSTOP);
+    for signal in (1..=libc::SIGSYS).filter(|signal| ignored & 1 << (signal - 1) != 0).filter(resettable) {
         // SAFETY: SIG_DFL needs no handler.
         if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
             return Err(errno());

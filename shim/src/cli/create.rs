@@ -74,7 +74,7 @@ pub const RUN: Command = Command {
 
 fn create(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let [id] = given.words("create")?;
-    let Made { container, child, .. } = make(berth, given, id, true)?;
+    let Made { container, child, .. } = make(berth, given, id, Stay { detach: true, starts: false })?;
     let told = hand_over(given, &child).and_then(|()| tell_pid(given, &child));
     undone_on_error(berth, &container, told)?;
     Ok(0)
@@ -101,7 +101,7 @@ fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
         let own = rustix::process::getpid();
         rustix::process::set_child_subreaper(Some(own)).map_err(Error::system("become a subreaper"))?;
     }
-    let Made { container, child, ours, runtime } = make(berth, given, id, detach)?;
+    let Made { container, child, ours, runtime } = make(berth, given, id, Stay { detach, starts: true })?;
     if let Some(master) = child.console.as_ref().filter(|_| !detach) {
         console::keep_newlines(master.as_fd());
     }
@@ -123,7 +123,16 @@ struct Made {
     runtime: Runtime,
 }
 
-fn make(berth: &Berth, given: &Given, id: &str, detach: bool) -> Result<Made, Error> {
+/// What a command does when the container is made.
+#[derive(Clone, Copy)]
+struct Stay {
+    /// Leaves the container to itself.
+    detach: bool,
+    /// Starts it.
+    starts: bool,
+}
+
+fn make(berth: &Berth, given: &Given, id: &str, Stay { detach, starts }: Stay) -> Result<Made, Error> {
     let state = berth.directory(id)?;
     if state.exists() {
         return Err(Error::Exists);
@@ -145,7 +154,8 @@ fn make(berth: &Berth, given: &Given, id: &str, detach: bool) -> Result<Made, Er
         systemd_cgroup: berth.systemd_cgroup,
         preserve_fds: preserved.count,
         state: Some(state),
-        cgroup_optional: berth.rootless,
+        holds_gate: starts,
+        cgroup_optional: berth.rootless.unwrap_or_else(|| runtime.in_user_namespace()),
     };
     let request = CreateRequest { id, bundle: &bundle.path, spec: &bundle.spec, rootfs: &[], stdio, options: &options };
     let (container, child) = Container::create(request, &runtime)?;

@@ -41,8 +41,8 @@ pub struct Berth {
     pub root_given: bool,
     /// Let systemd make cgroups.
     pub systemd_cgroup: bool,
-    /// Go on without a cgroup that may not be made.
-    pub rootless: bool,
+    /// Whether to go on without a cgroup that may not be made; `None` if that depends on where we are.
+    pub rootless: Option<bool>,
     /// What is told.
     pub log: Log,
     children: Arc<Children>,
@@ -104,20 +104,13 @@ impl Berth {
     }
 }
 
-/// Whether cgroups are likely to be somebody else's.
-fn is_rootless(given: &Given) -> Result<bool, Error> {
+fn is_rootless(given: &Given) -> Result<Option<bool>, Error> {
     match given.text("rootless")?.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("auto") => Ok(!rustix::process::geteuid().is_root() || in_user_namespace()),
-        Some("true" | "1" | "t") => Ok(true),
-        Some("false" | "0" | "f") => Ok(false),
+        None | Some("auto") => Ok(None),
+        Some("true" | "1" | "t") => Ok(Some(true)),
+        Some("false" | "0" | "f") => Ok(Some(false)),
         Some(other) => Err(Error::Value { flag: "rootless", value: other.to_owned(), wanted: "true, false or auto" }),
     }
-}
-
-/// The initial one maps every id to itself.
-fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map");
-    map.is_ok_and(|map| !map.split_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 fn default_root() -> PathBuf {
@@ -147,12 +140,14 @@ fn clean(root: &Path) -> Result<PathBuf, Error> {
 /// `/proc/self/exe` until it executes its program (CVE-2019-5736).
 pub fn seal(berth: &Berth, words: &[OsString]) -> Result<(), Error> {
     let exe = Path::new("/proc/self/exe");
-    let read_only = rustix::fs::statvfs(exe).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
-    let seals = File::open(exe).ok().and_then(|exe| rustix::fs::fcntl_get_seals(exe).ok());
-    if read_only || seals.is_some_and(|seals| seals.contains(SealFlags::WRITE)) {
+    let read_only = || rustix::fs::statvfs(exe).is_ok_and(|fs| fs.f_flag.contains(StatVfsMountFlags::RDONLY));
+    let seals = || File::open(exe).ok().and_then(|exe| rustix::fs::fcntl_get_seals(exe).ok());
+    if read_only() || seals().is_some_and(|seals| seals.contains(SealFlags::WRITE)) {
         return Ok(());
     }
-    std::fs::create_dir_all(&berth.root).map_err(Error::file("make", &berth.root))?;
+    if !berth.root.is_dir() {
+        std::fs::create_dir_all(&berth.root).map_err(Error::file("make", &berth.root))?;
+    }
     let binary = sealed::own_binary(&berth.root)?;
     let source = process::Command::new(sealed::path(&binary)).arg0("berth").args(words).exec();
     Err(Error::Program { program: "our own sealed binary".to_owned(), source })

@@ -2,21 +2,14 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
-use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use rustix::thread::UnshareFlags;
 
-/// Where [`note`] writes.
-static NOTED: AtomicI32 = AtomicI32::new(-1);
-
-/// Has every signal that can be handed on noted, and gives the pipe to read them from. Nothing is blocked: a hook would
-/// inherit that, where a handler ends with execve. What is ignored stays so, and stopping is the terminal's business.
+/// Blocks every signal that can be handed on, and gives what they are read from: a signalfd(2). What is ignored stays so,
+/// and stopping is the terminal's business. Whom we make unblocks them: a container's process, an exec, a hook.
 pub fn signals() -> Result<OwnedFd, Errno> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    NOTED.store(write.into_raw_fd(), Ordering::Relaxed);
     const LEFT: [libc::c_int; 9] = [
         libc::SIGSEGV,
         libc::SIGBUS,
@@ -28,37 +21,31 @@ pub fn signals() -> Result<OwnedFd, Errno> {
         libc::SIGTTIN,
         libc::SIGTTOU,
     ];
-    for signal in (1..=libc::SIGRTMAX()).filter(|signal| !LEFT.contains(signal)) {
-        // SAFETY: zeroed memory is a valid sigaction; the handler is safe to be called at any time. A signal that cannot be
-        // caught is refused.
-        unsafe {
-            let mut action = MaybeUninit::<libc::sigaction>::zeroed().assume_init();
-            if libc::sigaction(signal, std::ptr::null(), &raw mut action) == 0 && action.sa_sigaction != libc::SIG_IGN {
-                action.sa_sigaction = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
-                action.sa_flags = libc::SA_RESTART;
-                libc::sigaction(signal, &raw const action, std::ptr::null_mut());
-            }
+    let ignored = runtime_core::host::ignored_signals();
+    let mut set = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: zeroed memory is the empty set; it outlives the calls. A number that is libc's own is refused.
+    let fd = unsafe {
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| !LEFT.contains(signal) && ignored >> (signal - 1) & 1 == 0)
+        {
+            libc::sigaddset(set.as_mut_ptr(), signal);
         }
+        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    if fd < 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
     }
-    Ok(read)
-}
-
-/// Async-signal-safe: one write(2), and errno as it was. signal-safety(7)
-extern "C" fn note(signal: libc::c_int) {
-    let byte = signal as u8;
-    // SAFETY: errno is thread-local; the byte outlives the call; a pipe that is full loses what has been noted often.
-    unsafe {
-        let errno = *libc::__errno_location();
-        libc::write(NOTED.load(Ordering::Relaxed), (&raw const byte).cast(), 1);
-        *libc::__errno_location() = errno;
-    }
+    // SAFETY: the kernel has made the descriptor, and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// The next signal, if there is one.
 pub fn next_signal(signals: &OwnedFd) -> Option<i32> {
-    let mut byte = [0];
-    let read = rustix::io::read(signals, &mut byte);
-    read.is_ok_and(|read| read == 1).then(|| byte[0].into())
+    let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+    let read = rustix::io::read(signals, &mut info);
+    // Its first field is the number.
+    let number = info.first_chunk().map(|number| u32::from_ne_bytes(*number));
+    number.filter(|_| read.is_ok_and(|read| read == info.len())).and_then(|number| i32::try_from(number).ok())
 }
 
 /// A descriptor that our parent left open for us: what we have opened ourselves closes on exec.
