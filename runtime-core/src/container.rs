@@ -122,7 +122,7 @@ impl Container {
         let mut plan = compile(&cgroup_directories(&runtime.host, &cgroup_path)?)?;
         let created = SystemTime::now();
         let _lock = home.claim()?;
-        let mut made = Made::record(&home, request.record(&cgroup_path, created))?;
+        let mut made = Made::record(&home, request.record(&cgroup_path, created), request.options.state_directory)?;
         let cgroup = made.cgroup(&cgroup_path, resources(spec), request.options.cgroup_optional, &runtime.children)?;
         if cgroup.is_none() {
             plan = compile(&cgroup_directories(&runtime.host, &CgroupPath::own()?)?)?;

@@ -12,6 +12,7 @@ mod foreground;
 mod home;
 mod list;
 mod log;
+mod notify;
 mod plan;
 mod rootless;
 mod signal;

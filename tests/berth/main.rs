@@ -8,6 +8,7 @@ mod descriptors;
 mod exec;
 mod life;
 mod limits;
+mod notify;
 mod refusals;
 mod rootless;
 mod runc;
@@ -60,6 +61,7 @@ fn main() -> ExitCode {
         ("exec", exec::facts()),
         ("limits", limits::facts()),
         ("descriptors", descriptors::facts()),
+        ("notify", notify::facts()),
         ("refusals", refusals::facts()),
         ("rootless", rootless::facts()),
         ("runc", runc::facts()),

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use oci_spec::runtime::Spec;
+use rustix::process::Pid;
 
 use super::{Container, Error};
 use crate::cgroup::Cgroup;
@@ -53,6 +54,11 @@ impl Container {
     /// The pidfd of its first process, if that had not ended when the container was opened.
     pub fn init(&self) -> Option<BorrowedFd<'_>> {
         self.init.as_ref().map(|init| init.pidfd.as_fd())
+    }
+
+    /// The pid of its first process, likewise.
+    pub fn pid(&self) -> Option<Pid> {
+        self.init.as_ref().map(|init| init.pid)
     }
 
     /// Its cgroup.

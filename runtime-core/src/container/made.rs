@@ -21,9 +21,10 @@ pub(super) struct Made<'a> {
 }
 
 impl<'a> Made<'a> {
-    pub fn record(home: &'a Home, record: Record) -> Result<Self, Error> {
+    pub fn record(home: &'a Home, record: Record, directory: Option<&str>) -> Result<Self, Error> {
         let made = Self { home, record, cgroup: None, bystander: None, kept: false };
         home.write(&made.record)?;
+        directory.map_or(Ok(()), |name| home.make(name))?;
         Ok(made)
     }
 

@@ -195,6 +195,13 @@ impl Home {
         Lock::take(directory)
     }
 
+    /// A directory beside the state.
+    pub fn make(&self, name: &str) -> Result<(), Error> {
+        let Self::Directory(directory) = self else { return Ok(()) };
+        let path = directory.join(name);
+        fs::DirBuilder::new().mode(0o755).create(&path).map_err(failed("make", &path))
+    }
+
     /// Written before the cgroup is made, so that nothing exists that nobody would find; replaced at once and whole.
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.file();

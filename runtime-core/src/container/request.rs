@@ -36,6 +36,8 @@ pub struct Options {
     /// A directory to be made, absolute, by which other processes find the container ([`open`](super::Container::open)). `None` if it is
     /// this process that starts it.
     pub state: Option<PathBuf>,
+    /// A directory to be made in that one, for everybody who gets there: something that the spec mounts.
+    pub state_directory: Option<&'static str>,
     /// It is this process that starts it, though others find it by its state.
     pub holds_gate: bool,
 }

@@ -14,6 +14,7 @@ use super::bundle::Bundle;
 use super::flags::{Flag, Given, Until, switch, value};
 use super::foreground::Foreground;
 use super::home::Berth;
+use super::notify::{self, Manager, Relay};
 use super::stdio::{self, Ours, Preserved};
 use super::{Command, Error, console, rootless};
 
@@ -89,8 +90,17 @@ fn start(berth: &Berth, given: &Given) -> Result<u8, Error> {
         Status::Running => return Err(Error::State("cannot start an already running container".to_owned())),
         status => return Err(Error::State(format!("cannot start a container in the {status} state"))),
     }
+    let relay = relay(berth, id)?;
     container.start()?;
+    if let (Some(relay), Some(init), Some(pid)) = (relay, container.init(), container.pid()) {
+        relay.wait(init, pid)?;
+    }
     Ok(0)
+}
+
+/// For a program that says when it is ready.
+fn relay(berth: &Berth, id: &str) -> Result<Option<Relay>, Error> {
+    Manager::of_environment().map(|manager| manager.listen(&berth.directory(id)?)).transpose().map(Option::flatten)
 }
 
 fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
@@ -105,9 +115,22 @@ fn run(berth: &Berth, given: &Given) -> Result<u8, Error> {
     if let Some(master) = child.console.as_ref().filter(|_| !detach) {
         console::keep_newlines(master.as_fd());
     }
-    let started = hand_over(given, &child).and_then(|()| Ok(container.start()?)).and_then(|()| tell_pid(given, &child));
-    undone_on_error(berth, &container, started)?;
-    let Some(foreground) = foreground else { return Ok(0) };
+    let started = relay(berth, id).and_then(|relay| {
+        hand_over(given, &child)?;
+        container.start()?;
+        tell_pid(given, &child)?;
+        Ok(relay)
+    });
+    let relay = undone_on_error(berth, &container, started)?;
+    let Some(foreground) = foreground else {
+        return relay.map_or(Ok(()), |relay| relay.wait(child.pidfd.as_fd(), child.pid)).map(|()| 0);
+    };
+    if let Some(relay) = relay {
+        let program = rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(Error::system("duplicate a pidfd"))?;
+        // We stay as long as the program does, and hand on its end: it is us who are watched. Nobody is left to be told of
+        // a manager that is gone.
+        std::thread::spawn(move || relay.wait(program.as_fd(), rustix::process::getpid()));
+    }
     let status = foreground.stay(&child, ours, &runtime.children);
     if !given.is_on("keep") {
         tell(berth, container.delete()?);
@@ -145,6 +168,10 @@ fn make(berth: &Berth, given: &Given, id: &str, Stay { detach, starts }: Stay) -
     if let Some(process) = bundle.spec.process_mut() {
         console::size(process, detach);
     }
+    let notify = Manager::of_environment().map(|_| notify::DIRECTORY);
+    if notify.is_some() {
+        Manager::announce(&mut bundle.spec, &state)?;
+    }
     let (stdio, ours) = stdio::open(terminal, detach)?;
     rootless::enter(&mut bundle.spec)?;
     let runtime = berth.runtime()?;
@@ -154,6 +181,7 @@ fn make(berth: &Berth, given: &Given, id: &str, Stay { detach, starts }: Stay) -
         systemd_cgroup: berth.systemd_cgroup,
         preserve_fds: preserved.count,
         state: Some(state),
+        state_directory: notify,
         holds_gate: starts,
         cgroup_optional: berth.rootless.unwrap_or_else(|| runtime.in_user_namespace()),
     };
@@ -216,7 +244,7 @@ fn hidden(path: &Path) -> PathBuf {
 }
 
 /// What failed at its end leaves no container.
-fn undone_on_error(berth: &Berth, container: &Container, result: Result<(), Error>) -> Result<(), Error> {
+fn undone_on_error<T>(berth: &Berth, container: &Container, result: Result<T, Error>) -> Result<T, Error> {
     result.inspect_err(|_| {
         // The error that brought us here is the one to tell.
         if let Ok(failed) = container.delete() {
