@@ -14,6 +14,7 @@ mod made;
 mod oom;
 mod path;
 mod processes;
+pub mod resctrl;
 mod resources;
 pub mod stats;
 mod sys;

@@ -39,7 +39,7 @@ use record::{First, Home, Poststop, Record};
 pub use request::{CreateRequest, ExecRequest, Options, Stdio};
 pub use runtime::Runtime;
 
-use crate::cgroup::{Cgroup, CgroupPath};
+use crate::cgroup::{Cgroup, CgroupPath, resctrl};
 use crate::children::{Child, Children};
 use crate::gate;
 use crate::hooks::{self, Runner};
@@ -66,6 +66,8 @@ pub struct Container {
     seccomp: Option<Seccomp>,
     no_new_keyring: bool,
     cgroup: Cgroup,
+    /// What it leaves in resctrl.
+    resctrl: Option<resctrl::Left>,
     /// `None` if it had ended when the container was opened.
     init: Option<First>,
     gate: Mutex<Option<Gate>>,
@@ -98,6 +100,7 @@ impl Container {
         let spec = request.spec;
         check_rootfs(&request)?;
         let seccomp = compile_seccomp(spec, runtime)?;
+        let group = resctrl::Group::of(spec, request.id)?;
         let home = request.home();
         let gate_at = request.gate();
         let cgroup_path = cgroup_path(&request)?.pinned()?;
@@ -122,12 +125,20 @@ impl Container {
         let mut plan = compile(&cgroup_directories(&runtime.host, &cgroup_path)?)?;
         let created = SystemTime::now();
         let _lock = home.claim()?;
-        let mut made = Made::record(&home, request.record(&cgroup_path, created), request.options.state_directory)?;
+        let mut made = Made::record(
+            &home,
+            request.record(&cgroup_path, group.as_ref(), created),
+            request.options.state_directory,
+        )?;
         let cgroup = made.cgroup(&cgroup_path, resources(spec), request.options.cgroup_optional, &runtime.children)?;
         if cgroup.is_none() {
             plan = compile(&cgroup_directories(&runtime.host, &CgroupPath::own()?)?)?;
         }
-        let attachment = cgroup.attachment()?;
+        let mut attachment = cgroup.attachment()?;
+        if let Some(group) = &group {
+            group.make()?;
+            attachment.tasks.extend(group.tasks()?);
+        }
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
         let sources = spawn::open_sources(&plan, None, &runtime.children)?;
         if let (Some(rootfs), Some(process)) = (rootfs_of(&plan).and_then(|index| sources.get(index.0)), spec.process())
@@ -168,6 +179,7 @@ impl Container {
             spec: without_seccomp(spec),
             seccomp,
             no_new_keyring: request.options.no_new_keyring,
+            resctrl: group.and_then(|group| group.left()),
             cgroup: made.keep()?,
             init: Some(init),
             gate: Mutex::new(gate),
@@ -182,7 +194,7 @@ impl Container {
     /// The container that some process made, by the directory of its state; `None` if there is none.
     pub fn open(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
         let home = Home::Directory(state.to_owned());
-        let Some(Record { cgroup, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
+        let Some(Record { cgroup, resctrl, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
         let found = if kept.without_cgroup { None } else { Cgroup::open(&cgroup)? };
         let cgroup = found.unwrap_or_else(|| Cgroup::none(&cgroup));
         let (process, words) = kept.init.map(|born| (born.process, born.words)).unzip();
@@ -193,6 +205,7 @@ impl Container {
             seccomp: None,
             no_new_keyring: kept.no_new_keyring,
             cgroup,
+            resctrl,
             init: process.and_then(|process| process.find()),
             gate: Mutex::new(words.map(Gate::AtHome)),
             home,
@@ -297,7 +310,11 @@ impl Container {
             listener: seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref()),
             hooks: None,
         };
-        let (child, _) = spawn::spawn(plan, sources, &cgroup.attachment()?, stdio.files(), &runtime.children, errands)?;
+        let mut attachment = cgroup.attachment()?;
+        if let Some(group) = resctrl::Group::of(&self.spec, &self.id)? {
+            attachment.tasks.extend(group.tasks()?);
+        }
+        let (child, _) = spawn::spawn(plan, sources, &attachment, stdio.files(), &runtime.children, errands)?;
         Ok(child)
     }
 
@@ -331,6 +348,7 @@ impl Container {
             init.end()?;
         }
         self.cgroup.remove()?;
+        self.resctrl.as_ref().map_or(Ok(()), resctrl::Left::remove)?;
         self.home.remove()?;
         if self.poststop.swap(true, Ordering::Relaxed) {
             return Ok(Vec::new());
@@ -354,6 +372,7 @@ pub fn destroy(bundle: &Path, children: &Children) -> Result<Vec<hooks::Error>, 
         cgroup.signal_all(Signal::KILL)?;
         cgroup.remove()?;
     }
+    record.resctrl.as_ref().map_or(Ok(()), resctrl::Left::remove)?;
     home.remove()?;
     let Some(Poststop { id, spec }) = &record.poststop else { return Ok(Vec::new()) };
     let runner = Runner { container: Identity { id, bundle, spec }, children };

@@ -138,7 +138,6 @@ impl InitPlan {
         let spec = input.spec;
         let process = spec.process().as_ref().ok_or_else(|| Error::missing("process"))?;
         let linux = linux(spec)?;
-        unsupported::check_linux(linux)?;
         let namespaces = Namespaces::parse(linux)?;
         namespaces.validate(spec, linux)?;
         let labels = &labels(process, None, input.host)?;

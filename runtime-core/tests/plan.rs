@@ -163,7 +163,6 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
         (json!({ "linux": { "namespaces": namespaces(&["mount"]), "sysctl": { "kernel.sem": "1" } } }), "linux.sysctl \"kernel.sem\": is not allowed in the hosts ipc namespace"),
         (linux(json!({ "devices": [{ "path": "/dev/x", "type": "a" }] })), "linux.devices[0].type \"a\": invalid device type"),
         (linux(json!({ "devices": [{ "path": "/dev/x", "type": "c", "major": -1 }] })), "linux.devices[0].major \"-1\": must be a device number"),
-        (linux(json!({ "intelRdt": {} })), "linux.intelRdt is not supported"),
         (linux(json!({ "netDevices": { "eth0": { "name": "a b" } } })), "linux.netDevices \"a b\": is not the name of a network device"),
         (json!({ "linux": { "namespaces": namespaces(&["mount"]), "netDevices": { "eth0": {} } } }), "linux.netDevices: unable to move network devices without a private NET namespace"),
         (linux(json!({ "memoryPolicy": { "mode": "MPOL_LOCAL", "nodes": "0" } })), "linux.memoryPolicy.nodes: must be empty for MPOL_DEFAULT and MPOL_LOCAL"),

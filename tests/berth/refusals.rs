@@ -1,6 +1,7 @@
 //! What is refused, and in which words and form.
 
 use anyhow::{Result, ensure};
+use berth_tests::scene::Skip;
 use serde_json::Value;
 use std::fs;
 
@@ -17,6 +18,7 @@ pub fn facts() -> Vec<Fact> {
         checkpoints_are_refused,
         a_spec_is_not_overwritten,
         a_state_that_is_not_ours_is_told,
+        rdt_needs_a_resctrl,
     ]
 }
 
@@ -109,4 +111,12 @@ fn a_state_that_is_not_ours_is_told(stage: &Stage) -> Result<()> {
     refused(stage.run(&["state", id])?, 1, "is not a state file of berth")?;
     ensure!(stage.run(&["list"])?.success()?.stderr.contains("is not a state file of berth"));
     Ok(fs::remove_dir_all(state)?)
+}
+
+fn rdt_needs_a_resctrl(stage: &Stage) -> Result<()> {
+    if fs::read_to_string("/proc/self/mounts")?.contains(" resctrl ") {
+        return Err(Skip("this host has a resctrl".into()).into());
+    }
+    stage.spec(|spec| spec["linux"]["intelRdt"] = serde_json::json!({ "closID": "x", "schemata": ["L3:0=f"] }))?;
+    refused(stage.run(&["run", &stage.id("c")])?, 1, "no resctrl file system is mounted on /sys/fs/resctrl")
 }

@@ -37,6 +37,9 @@ pub enum Error {
     /// Its cgroup.
     #[error(transparent)]
     Cgroup(#[from] cgroup::Error),
+    /// Its resctrl group.
+    #[error(transparent)]
+    Resctrl(#[from] cgroup::resctrl::Error),
     /// Its process.
     #[error(transparent)]
     Spawn(#[from] spawn::Error),
@@ -101,6 +104,7 @@ impl Error {
             Self::Plan(_) => ErrorKind::InvalidArgument,
             Self::Seccomp(_) | Self::Rootfs { .. } => ErrorKind::InvalidArgument,
             Self::Cgroup(error) => error.kind(),
+            Self::Resctrl(error) => error.kind(),
             Self::Signal { source: Errno::INVAL, .. } => ErrorKind::InvalidArgument,
             Self::Finished => ErrorKind::NotFound,
             Self::Started => ErrorKind::FailedPrecondition,

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use super::Error;
 use super::record::{Born, First, Home, Identity, Record};
 use crate::bystander::Bystander;
-use crate::cgroup::{Cgroup, CgroupPath};
+use crate::cgroup::{Cgroup, CgroupPath, resctrl};
 use crate::children::{Child, Children};
 use crate::spawn::Gated;
 
@@ -90,6 +90,7 @@ impl Drop for Made<'_> {
             let _ = cgroup.signal_all(Signal::KILL);
             let _ = cgroup.remove();
         }
+        let _ = self.record.resctrl.as_ref().map(resctrl::Left::remove);
         let _ = self.home.remove();
     }
 }

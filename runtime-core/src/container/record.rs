@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
-use crate::cgroup::CgroupPath;
+use crate::cgroup::{CgroupPath, resctrl};
 use crate::host;
 use crate::spawn::Words;
 use crate::state;
@@ -36,6 +36,9 @@ const PATIENCE: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Record {
     pub cgroup: CgroupPath,
+    /// What there may be of resctrl's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<resctrl::Left>,
     /// For other processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Kept>,

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use oci_spec::runtime::{Process, Spec};
 
 use super::record::{Home, Kept, Poststop, Record};
-use crate::cgroup::{Cgroup, CgroupPath};
+use crate::cgroup::{Cgroup, CgroupPath, resctrl};
 use crate::plan::rootfs::Mount;
 use crate::state::Identity;
 
@@ -90,7 +90,7 @@ impl<'a> CreateRequest<'a> {
         self.home().gate().filter(|_| !self.options.holds_gate)
     }
 
-    pub(super) fn record(&self, cgroup: &CgroupPath, created: SystemTime) -> Record {
+    pub(super) fn record(&self, cgroup: &CgroupPath, group: Option<&resctrl::Group>, created: SystemTime) -> Record {
         let container = self.options.state.as_ref().map(|_| Kept {
             id: self.id.to_owned(),
             bundle: self.bundle.to_owned(),
@@ -101,7 +101,7 @@ impl<'a> CreateRequest<'a> {
             init: None,
         });
         let poststop = if container.is_some() { None } else { Poststop::of(self.identity()) };
-        Record { cgroup: cgroup.clone(), container, poststop }
+        Record { cgroup: cgroup.clone(), resctrl: group.and_then(resctrl::Group::left), container, poststop }
     }
 }
 

@@ -1,8 +1,7 @@
-//! What OCI has and Berth has not: refused by name, never ignored. An empty one asks for nothing.
+//! What OCI has for others, and what a warning says of it.
 
-use oci_spec::runtime::{Linux, Spec};
+use oci_spec::runtime::Spec;
 
-use super::Error;
 use super::draft::Draft;
 
 /// What config.json has for others: a runtime passes over it.
@@ -18,12 +17,4 @@ pub(super) fn of_other_platforms(spec: &Spec, draft: &mut Draft) {
     for (field, _) in present.iter().filter(|(_, present)| *present) {
         draft.warn(format!("{field}: ignored, it is for another platform"));
     }
-}
-
-/// Fields of `linux`.
-pub(super) fn check_linux(linux: &Linux) -> Result<(), Error> {
-    if linux.intel_rdt().is_some() {
-        return Err(Error::unsupported("linux.intelRdt"));
-    }
-    Ok(())
 }
