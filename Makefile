@@ -2,6 +2,7 @@
 # make test       every test, against three containerds and in guests; needs root
 # make test-guest what this host lacks (cgroup v2, systemd, AppArmor, SELinux), in guests that QEMU emulates
 # make test-podman podman with Berth below it, beside runc and crun; needs root; fetches podman by apt, installs nothing
+# make test-engines dockerd, BuildKit and rootless podman with Berth below them, beside runc; likewise
 # make demo       containers run by Berth on a private containerd, explained; needs root
 # make bench      Berth beside runc and crun; needs root and a few minutes
 # make lint       format, clippy, documentation, and what the crates may know of each other
@@ -23,7 +24,7 @@ endif
 export CARGO_BUILD_TARGET
 BUILT := $(or $(CARGO_TARGET_DIR),target)/$(CARGO_BUILD_TARGET)/release/$(NAME)
 
-.PHONY: build test test-guest test-podman demo bench lint lint-crates lint-names install deps setup clean
+.PHONY: build test test-guest test-podman test-engines demo bench lint lint-crates lint-names install deps setup clean
 
 build: deps
 	$(CARGO) build --release --locked -p shim
@@ -51,6 +52,9 @@ test-guest: deps
 
 test-podman: build
 	BERTH_SHIM=$(OUTPUT) tests/podman/run
+
+test-engines: build
+	BERTH_SHIM=$(OUTPUT) tests/engines/run
 
 demo: build setup
 	BERTH_SHIM=$(OUTPUT) examples/demo

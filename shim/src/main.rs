@@ -5,7 +5,8 @@
 //!            ─ ttrpc ──▶ the server: rpc.rs → task.rs → runtime-core       serve.rs
 //!            ─ delete ─▶ us: clean up after a server that is gone          cleanup.rs
 //! ```
-//! Under the name `berth` the same binary is the command line.
+//! Under the name `berth` the same binary is the command line, and under the name `runc`, for callers that can be told of
+//! no other: the BuildKit in dockerd looks for it in `PATH`.
 
 use args::{Action, Args};
 use std::ffi::OsStr;
@@ -42,13 +43,17 @@ static GUARD: runtime_core::sys::guard::Guard = runtime_core::sys::guard::Guard;
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_default();
-    if Path::new(&name).file_name() == Some(OsStr::new("berth")) {
+    if Path::new(&name).file_name().is_some_and(is_command_line) {
         return cli::run(words);
     }
     match args::parse(words) {
         Ok(args) => act(&args),
         Err(error) => report::<args::Error>(Err(error)),
     }
+}
+
+fn is_command_line(name: &OsStr) -> bool {
+    name == "berth" || name == "runc"
 }
 
 fn act(args: &Args) -> ExitCode {

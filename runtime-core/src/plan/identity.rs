@@ -15,8 +15,10 @@ pub(super) fn umask(user: &User, container: Option<&User>) -> Step {
     Step::Umask(user.umask().or(container.and_then(User::umask)).unwrap_or(UMASK) & 0o777)
 }
 
-/// The ids. An id that the user namespace does not map could not be taken on.
-pub(super) fn ids(user: &User, linux: &Linux, host: &Host) -> Result<Step, Error> {
+/// The ids. An id that the user namespace does not map could not be taken on. Whoever has entered a user namespace without
+/// a right over groups, as podman does for an ordinary user, may not know, and the image names groups: as with runc, those
+/// are left out then.
+pub(super) fn ids(user: &User, linux: &Linux, host: &Host, draft: &mut Draft) -> Result<(), Error> {
     let groups = user.additional_gids().clone().unwrap_or_default();
     for (name, id) in [("uid", user.uid()), ("gid", user.gid())] {
         check(name, id)?;
@@ -31,13 +33,11 @@ pub(super) fn ids(user: &User, linux: &Linux, host: &Host) -> Result<Step, Error
         return Err(unmapped("gid", *gid));
     }
     if host.setgroups_denied && !groups.is_empty() {
-        return Err(Error::conflict(
-            "process.user.additionalGids",
-            "cannot set any additional groups in a rootless container",
-        ));
+        draft.warn("process.user.additionalGids: ignored, this user namespace has no right over groups");
     }
     let groups = (!host.setgroups_denied).then_some(groups);
-    Ok(Step::Ids { uid: user.uid(), gid: user.gid(), groups })
+    draft.step(Step::Ids { uid: user.uid(), gid: user.gid(), groups });
+    Ok(())
 }
 
 /// -1 means "unchanged" to setresuid(2), and nobody.

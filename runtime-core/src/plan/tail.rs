@@ -43,7 +43,7 @@ impl Tail<'_> {
         let capabilities = self.capabilities(draft);
         draft.step(Step::BoundingSet(capabilities.bounding));
         draft.step(Step::ChownStdio { uid: self.user().uid() });
-        draft.step(identity::ids(self.user(), self.linux, self.host)?);
+        identity::ids(self.user(), self.linux, self.host, draft)?;
         if early.is_none() {
             draft.step(Step::VerifyCwd(cwd));
         }

@@ -66,7 +66,7 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let preserved = Preserved::of(given, false)?;
     let foreground = if detach { None } else { Some(Foreground::enter()?) };
     let (stdio, ours) = stdio::open(terminal, detach)?;
-    rootless::join(&container)?;
+    rootless::join_for(&container, &process)?;
     let runtime = berth.runtime()?;
     let cgroup = cgroup(given, &container)?;
     let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count, cgroup: cgroup.as_ref() };

@@ -115,9 +115,17 @@ fn is_rootless(given: &Given) -> Result<Option<bool>, Error> {
 
 fn default_root() -> PathBuf {
     match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(directory) if !rustix::process::geteuid().is_root() => Path::new(&directory).join("berth"),
+        Some(directory) if !is_real_root() => Path::new(&directory).join("berth"),
         _ => ROOT.into(),
     }
+}
+
+/// Not somebody who is root in a user namespace of his own, as podman makes one for an ordinary user. Who says to be root
+/// there has a /run, too: as with runc, `$USER` tells.
+fn is_real_root() -> bool {
+    let in_user_namespace = || runtime_core::host::in_user_namespace().unwrap_or(false);
+    let says_root = || std::env::var_os("USER").is_some_and(|user| user == "root");
+    rustix::process::geteuid().is_root() && (!in_user_namespace() || says_root())
 }
 
 /// Absolute, and without dots. Never the root of the host, whose directories are no containers.

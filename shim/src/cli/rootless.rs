@@ -7,7 +7,7 @@
 use std::io::Read;
 use std::process::{Child, Command as Program, Stdio};
 
-use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Spec};
+use oci_spec::runtime::{LinuxIdMapping, LinuxNamespaceType, Process, Spec};
 use runtime_core::container::Container;
 use rustix::process::{Gid, Uid};
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
@@ -57,7 +57,20 @@ pub fn enter(spec: &mut Spec) -> Result<(), Error> {
         return Err(Error::Spec("rootless containers requires at least one UID and one GID mapping"));
     }
     unshare(&uids, &gids)?;
+    check_groups(spec.process().as_ref())?;
     become_root()
+}
+
+/// Groups that could not be had are refused here, where somebody asks for them who knows what a user may do.
+fn check_groups(process: Option<&Process>) -> Result<(), Error> {
+    let groups = process.and_then(|process| process.user().additional_gids().as_ref());
+    let denied = || std::fs::read_to_string("/proc/self/setgroups").is_ok_and(|text| text.trim() == "deny");
+    if groups.is_some_and(|groups| !groups.is_empty()) && denied() {
+        return Err(Error::Spec(
+            "process.user.additionalGids: cannot set any additional groups in a rootless container",
+        ));
+    }
+    Ok(())
 }
 
 fn unshare(uids: &[LinuxIdMapping], gids: &[LinuxIdMapping]) -> Result<(), Error> {
@@ -115,6 +128,13 @@ fn map_ids(_: &Berth, given: &Given) -> Result<u8, Error> {
         }
     }
     Ok(0)
+}
+
+/// Goes where the container is, with every right over it, for a process that is to be made there.
+pub fn join_for(container: &Container, process: &Process) -> Result<(), Error> {
+    let applies = applies();
+    join(container)?;
+    if applies { check_groups(Some(process)) } else { Ok(()) }
 }
 
 /// Goes where the container is, with every right over it.
