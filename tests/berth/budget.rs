@@ -16,9 +16,9 @@ pub fn facts() -> Vec<Fact> {
 }
 
 /// For a container with a procfs and nothing else, on cgroup v2.
-const HELLO: usize = 330;
+const HELLO: usize = 350;
 /// Each of the hierarchies of v1 takes so many more.
-const V1: usize = 20;
+const V1: usize = 16;
 
 fn whole_run_has_a_budget(stage: &Stage) -> Result<()> {
     stage.spec(|spec| {

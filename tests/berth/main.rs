@@ -13,6 +13,7 @@ mod refusals;
 mod rootless;
 mod runc;
 mod stage;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         ("rootless", rootless::facts()),
         ("runc", runc::facts()),
         ("budget", budget::facts()),
+        ("systemd", systemd::facts()),
     ];
     let trials =
         chapters.into_iter().flat_map(|(chapter, facts)| facts.into_iter().map(move |fact| trial(chapter, fact)));

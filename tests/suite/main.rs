@@ -24,6 +24,7 @@ mod pods_stop;
 mod run;
 mod self_exe;
 mod stress;
+mod systemd;
 mod terminals;
 
 use anyhow::{Error, Result, bail};
@@ -80,6 +81,7 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("pods_faults", pods_faults::scenarios()),
         ("pods_stop", pods_stop::scenarios()),
         ("limits", limits::scenarios()),
+        ("systemd", systemd::scenarios()),
         ("mounts", mounts::scenarios()),
         ("namespaces", namespaces::scenarios()),
         ("terminals", terminals::scenarios()),
