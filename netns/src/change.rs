@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use crate::cni::cidr::Cidr;
 use crate::cni::result::Route;
-use crate::netlink::Refused;
+use crate::netlink::{Refused, Via};
 use crate::nft::{Batch, Nft, Rule};
 
 pub(crate) use apply::{Work, attempt};
@@ -32,6 +32,10 @@ pub(crate) enum Change {
     Set(Place, String, Set),
     /// Properties of a bridge's port.
     Port { link: String, hairpin: bool, isolated: bool },
+    /// A link of the pod's gets a master of the pod's, or has none any more.
+    Master { link: String, master: Option<String> },
+    /// A device goes there.
+    Move(Place, Device),
     /// VLANs of a bridge's port, or of the bridge itself: added, or taken away.
     Vlan { link: String, id: u16, pvid: bool, add: bool },
     /// A link's address. `again`: it may be there already.
@@ -42,6 +46,10 @@ pub(crate) enum Change {
     Route { place: Place, link: String, route: Route, source: Option<IpAddr>, again: bool },
     /// The kernel's own route to a link's network goes.
     Unroute { place: Place, link: String, destination: Cidr },
+    /// A route of the pod's, as the kernel said it, is there, or is not.
+    Via { via: Via, there: bool },
+    /// What comes from an address looks into that table of the pod's, or does not any more.
+    Rule { source: IpAddr, table: u32, there: bool },
     /// Files below /proc/sys.
     Sysctls(Place, Vec<Sysctl>),
     /// Rules of the host's packet filter, and what takes them away.
@@ -50,7 +58,7 @@ pub(crate) enum Change {
     Forget(Forget),
 }
 
-/// A link that is to be made, on the host.
+/// A link that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewLink {
     pub(crate) name: String,
@@ -65,20 +73,43 @@ pub(crate) struct NewLink {
 /// What is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Its other end is in the pod. It is made up, the other end down. The MAC is the other end's.
+    /// Its other end is there. It is made up, the other end down. The MAC is the other end's.
     Veth {
         peer: String,
+        of: Place,
         master: Option<String>,
     },
     Bridge {
         vlan_filtering: bool,
     },
-    /// In the pod, on a link of the host.
-    MacVlan {
+    /// In the pod, on a link of the host's or of the pod's own.
+    Upon {
         master: String,
-        mode: u32,
-        queue: Option<u32>,
+        of: Place,
+        layer: Layer,
     },
+    /// In the pod.
+    Dummy,
+    /// In the pod.
+    Vrf {
+        table: u32,
+    },
+}
+
+/// What is made on another link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Layer {
+    MacVlan { mode: u32, queue: Option<u32> },
+    IpVlan { mode: u16 },
+    Vlan { id: u16 },
+}
+
+/// A device that a pod has for a while: its name in both places, and whether it is up on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) host: String,
+    pub(crate) pod: String,
+    pub(crate) up: bool,
 }
 
 impl Kind {
@@ -86,7 +117,24 @@ impl Kind {
     pub(crate) fn place(&self) -> Place {
         match self {
             Self::Veth { .. } | Self::Bridge { .. } => Place::Host,
-            Self::MacVlan { .. } => Place::Pod,
+            Self::Upon { .. } | Self::Dummy | Self::Vrf { .. } => Place::Pod,
+        }
+    }
+
+    /// Where the kernel is asked for it, and knows the links that it refers to.
+    pub(crate) fn from(&self) -> Place {
+        match self {
+            Self::Upon { of, .. } => *of,
+            _ => self.place(),
+        }
+    }
+
+    /// The link that it is put under or on.
+    pub(crate) fn master(&self) -> Option<&str> {
+        match self {
+            Self::Veth { master, .. } => master.as_deref(),
+            Self::Upon { master, .. } => Some(master),
+            _ => None,
         }
     }
 }
@@ -129,6 +177,10 @@ impl Change {
         match self {
             Self::Create(link) if !link.shared => Some(Self::Delete(link.kind.place(), link.name.clone())),
             Self::Set(place, link, Set::Name(name)) => Some(Self::Set(*place, name.clone(), Set::Name(link.clone()))),
+            Self::Master { link, master: Some(_) } => Some(Self::Master { link: link.clone(), master: None }),
+            Self::Move(to, device) => Some(Self::Move(to.other(), device.clone())),
+            Self::Via { via, there } => Some(Self::Via { via: via.clone(), there: !there }),
+            Self::Rule { source, table, there } => Some(Self::Rule { source: *source, table: *table, there: !there }),
             Self::Rules { forget, .. } => Some(Self::Forget(forget.clone())),
             _ => None,
         }
@@ -170,6 +222,15 @@ impl Forget {
     }
 }
 
+impl Place {
+    fn other(self) -> Self {
+        match self {
+            Self::Host => Self::Pod,
+            Self::Pod => Self::Host,
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -183,15 +244,29 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Create(NewLink { name, kind, .. }) => match kind {
-                Kind::Veth { peer, .. } => write!(f, "create veth {name} with peer {peer} in the pod"),
+                Kind::Veth { peer, of, .. } => write!(f, "create veth {name} with peer {peer}{of}"),
                 Kind::Bridge { .. } => write!(f, "create bridge {name}"),
-                Kind::MacVlan { master, .. } => write!(f, "create macvlan {name} on {master}"),
+                Kind::Upon { master, of, layer: Layer::MacVlan { .. } } => {
+                    write!(f, "create macvlan {name} on {master}{of}")
+                }
+                Kind::Upon { master, of, layer: Layer::IpVlan { .. } } => {
+                    write!(f, "create ipvlan {name} on {master}{of}")
+                }
+                Kind::Upon { master, of, layer: Layer::Vlan { id } } => {
+                    write!(f, "create vlan {name} with id {id} on {master}{of}")
+                }
+                Kind::Dummy => write!(f, "create dummy {name} in the pod"),
+                Kind::Vrf { table } => write!(f, "create vrf {name} of table {table} in the pod"),
             },
             Self::Delete(place, link) => write!(f, "delete {link}{place}"),
             Self::Set(place, link, set) => write!(f, "set {set:?} on {link}{place}"),
             Self::Port { link, hairpin, isolated } => {
                 write!(f, "set hairpin {hairpin}, isolated {isolated} on the bridge's port {link}")
             }
+            Self::Master { link, master: Some(master) } => write!(f, "put {link} into {master}{}", Place::Pod),
+            Self::Master { link, master: None } => write!(f, "take {link} from its master{}", Place::Pod),
+            Self::Move(Place::Pod, device) => write!(f, "move {} into the pod as {}", device.host, device.pod),
+            Self::Move(Place::Host, device) => write!(f, "move {} out of the pod as {}", device.pod, device.host),
             Self::Vlan { link, id, add: true, .. } => write!(f, "add vlan {id} to {link}"),
             Self::Vlan { link, id, .. } => write!(f, "take vlan {id} from {link}"),
             Self::Address { place, link, cidr, .. } => write!(f, "add address {cidr} to {link}{place}"),
@@ -202,6 +277,14 @@ impl fmt::Display for Change {
                 write!(f, " dev {link}{place}")
             }
             Self::Unroute { place, link, destination } => write!(f, "take route {destination} from {link}{place}"),
+            Self::Via { via, there } => {
+                let act = if *there { "add route" } else { "take route" };
+                write!(f, "{act} {} of table {}{}", via.destination, via.table, Place::Pod)
+            }
+            Self::Rule { source, table, there } => {
+                let act = if *there { "add" } else { "take" };
+                write!(f, "{act} the rule from {source} to table {table}{}", Place::Pod)
+            }
             Self::Sysctls(place, sysctls) => {
                 let settings: Vec<_> = sysctls.iter().map(|one| format!("{}={}", one.path, one.value)).collect();
                 write!(f, "set sysctl {}{place}", settings.join(" "))

@@ -33,10 +33,14 @@ impl Namespace {
     pub fn create() -> Result<Self, Error> {
         on_thread(|| {
             sys::unshare_network().map_err(Error::Create)?;
-            let own = File::open("/proc/thread-self/ns/net");
-            let own = own.map_err(|error| Error::Create(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-            Ok(Self(own.into()))
+            Self::own().map_err(Error::Create)
         })?
+    }
+
+    /// The namespace of the calling thread.
+    pub(crate) fn own() -> Result<Self, Errno> {
+        let own = File::open("/proc/thread-self/ns/net");
+        Ok(Self(own.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?.into()))
     }
 
     /// The namespace behind a path: a pin, or /proc/PID/ns/net.

@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::cni::fault::{Code, Fault};
 use crate::{Namespace, sys};
 
-pub(crate) use ask::{Family, Link, Via};
+pub(crate) use ask::{Family, Link, Policy, Via};
 
 /// As much as the kernel puts into one datagram of a dump.
 const BUFFER: usize = 32 << 10;

@@ -1,14 +1,21 @@
 //! The plugins that we have ourselves, and the one call that they, and those that we have not, answer.
 
 mod bridge;
+mod dummy;
+mod host_device;
 mod host_local;
+mod ipvlan;
 mod loopback;
 mod macvlan;
 mod masquerade;
 mod portmap;
 mod ptp;
+mod sbr;
 mod static_;
 mod tuning;
+mod upon;
+mod vlan;
+mod vrf;
 mod wire;
 
 use std::ffi::OsString;
@@ -135,13 +142,19 @@ pub struct Native {
 
 const NATIVE: &[Native] = &[
     bridge::PLUGIN,
+    dummy::PLUGIN,
+    host_device::PLUGIN,
     host_local::PLUGIN,
+    ipvlan::PLUGIN,
     loopback::PLUGIN,
     macvlan::PLUGIN,
     portmap::PLUGIN,
     ptp::PLUGIN,
+    sbr::PLUGIN,
     static_::PLUGIN,
     tuning::PLUGIN,
+    vlan::PLUGIN,
+    vrf::PLUGIN,
 ];
 
 /// Our own plugin of that type.

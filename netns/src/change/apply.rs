@@ -2,12 +2,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
-use rustix::io::Errno;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::message::{self, Numbers};
-use super::{Change, Kind, NewLink, Place, Set, Sysctl};
+use super::{Change, Device, NewLink, Place, Set, Sysctl};
 use crate::Namespace;
 use crate::cni::fault::{Code, Fault};
 use crate::netlink::{Link, Netlink, Refused};
@@ -53,6 +54,12 @@ impl<'a> Work<'a> {
         })
     }
 
+    /// Keeps others away who look for what is free in this pod. The Go plugins lock the same file.
+    pub(crate) fn lock(&self) -> Result<(), Fault> {
+        let locked = retry_on_intr(|| flock(&self.namespace, FlockOperation::LockExclusive));
+        locked.map_err(|errno| Fault::errno(format!("failed to lock netns {:?}", self.call.netns), errno))
+    }
+
     /// The side.
     pub(crate) fn at(&mut self, place: Place) -> &mut Netlink {
         match place {
@@ -79,11 +86,16 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Asks for addresses; they are given back where what follows fails.
+    /// Asks for addresses; they are given back where what follows fails. None: the configuration wants none.
     pub(crate) fn ipam(&mut self) -> Result<Option<crate::cni::result::Outcome>, Fault> {
         // Before, as one that fails or is killed may have given one all the same.
         self.undo.push(Undo::Ipam);
-        self.call.ipam()
+        match self.call.ipam()? {
+            Some(outcome) if outcome.ips.is_empty() => {
+                Err(Fault::new(Code::INTERNAL, "IPAM plugin returned missing IP config"))
+            }
+            outcome => Ok(outcome),
+        }
     }
 
     fn take_back(&mut self) {
@@ -126,9 +138,16 @@ impl<'a> Work<'a> {
                     done => done.map(drop),
                 }
             }
+            Change::Master { link, master } => {
+                let index = self.number(Place::Pod, link)?;
+                let master = master.as_ref().map(|master| self.number(Place::Pod, master)).transpose()?;
+                self.pod.ask(message::master(index, master), 0).map(drop)
+            }
+            Change::Move(to, device) => self.hand_over(*to, device),
             Change::Vlan { link, id, pvid, add } => {
                 let index = self.number(Place::Host, link)?;
-                self.host.ask(message::vlan(index, *id, *pvid, *add), 0).map(drop)
+                let done = self.host.ask(message::vlan(index, *id, *pvid, *add), 0);
+                if *add { done.map(drop) } else { absent_is_fine(done) }
             }
             Change::Address { place, link, cidr, again } => {
                 let index = self.number(*place, link)?;
@@ -151,6 +170,19 @@ impl<'a> Work<'a> {
                 let index = self.number(*place, link)?;
                 absent_is_fine(self.at(*place).ask(message::unroute(index, *destination), 0))
             }
+            Change::Via { via, there: true } => {
+                let message = RouteNetlinkMessage::NewRoute(via.message.clone());
+                self.pod.ask(message, NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+            }
+            Change::Via { via, there: false } => {
+                absent_is_fine(self.pod.ask(RouteNetlinkMessage::DelRoute(via.message.clone()), 0))
+            }
+            Change::Rule { source, table, there: true } => {
+                self.pod.ask(message::rule(*source, *table, true), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+            }
+            Change::Rule { source, table, there: false } => {
+                absent_is_fine(self.pod.ask(message::rule(*source, *table, false), 0))
+            }
             Change::Sysctls(place, sysctls) => self.sysctls(*place, sysctls),
             Change::Rules { batch, .. } => self.nft()?.commit(batch),
             Change::Forget(forget) => forget.apply(self.nft()?),
@@ -158,16 +190,32 @@ impl<'a> Work<'a> {
     }
 
     fn create(&mut self, link: &NewLink) -> Result<(), Refused> {
-        let master = match &link.kind {
-            Kind::Veth { master: Some(master), .. } => Some(master),
-            Kind::MacVlan { master, .. } => Some(master),
-            _ => None,
-        };
-        let master = master.map(|master| self.number(Place::Host, master)).transpose()?;
+        let from = link.kind.from();
+        let master = link.kind.master().map(|master| self.number(from, master)).transpose()?;
         let pod = self.namespace.as_fd().as_raw_fd();
         let message = message::create(link, Numbers { master, pod });
-        let done = self.host.ask(message, NLM_F_CREATE | NLM_F_EXCL);
+        let done = self.at(from).ask(message, NLM_F_CREATE | NLM_F_EXCL);
         if link.shared { present_is_fine(done) } else { done.map(drop) }
+    }
+
+    /// In one message, so that nobody sees a device that has gone half of the way, and no crash leaves one.
+    fn hand_over(&mut self, to: Place, device: &Device) -> Result<(), Refused> {
+        let own;
+        let (now, then, alias, namespace) = match to {
+            Place::Pod => (&device.host, &device.pod, device.host.as_str(), &self.namespace),
+            Place::Host => {
+                own = Namespace::own()?;
+                (&device.pod, &device.host, "", &own)
+            }
+        };
+        let namespace = namespace.as_fd().as_raw_fd();
+        // The kernel would move it first, and then find that the name is taken.
+        if self.at(to).link(then)?.is_some() {
+            return Err(Errno::EXIST.into());
+        }
+        let index = self.number(to.other(), now)?;
+        self.at(to.other()).ask(message::hand_over(index, namespace, then, alias), 0)?;
+        if to == Place::Host && device.up { self.set(to, then, &Set::Up(true)) } else { Ok(()) }
     }
 
     fn set(&mut self, place: Place, link: &str, set: &Set) -> Result<(), Refused> {

@@ -5,16 +5,17 @@ use std::os::fd::RawFd;
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoKind, InfoPortData,
-    InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge, InfoBridgePort, InfoData, InfoIpVlan, InfoKind,
+    InfoPortData, InfoPortKind, InfoVeth, InfoVlan, InfoVrf, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{Kind, NewLink, Set};
-use crate::cni::cidr::{Cidr, bits, with_bits};
+use super::{Kind, Layer, NewLink, Place, Set};
+use crate::cni::cidr::{Cidr, bits, width, with_bits};
 use crate::cni::result::Route;
 use crate::netlink::Family;
 
@@ -22,6 +23,11 @@ use crate::netlink::Family;
 pub(super) struct Numbers {
     pub(super) master: Option<u32>,
     pub(super) pod: RawFd,
+}
+
+/// Which of the link's attributes say what it is made on, as opposed to what it is put under.
+fn upon(kind: &Kind, number: u32) -> LinkAttribute {
+    if matches!(kind, Kind::Upon { .. }) { LinkAttribute::Link(number) } else { LinkAttribute::Controller(number) }
 }
 
 /// IFLA_MACVLAN_MODE and IFLA_MACVLAN_BC_QUEUE_LEN of linux/if_link.h.
@@ -47,13 +53,12 @@ pub(super) fn create(link: &NewLink, numbers: Numbers) -> RouteNetlinkMessage {
     let veth = matches!(link.kind, Kind::Veth { .. });
     let mut message = common(&link.name, link.mtu, link.mac.as_ref().filter(|_| !veth));
     let (kind, data) = match &link.kind {
-        Kind::Veth { peer, master } => {
+        Kind::Veth { peer, of, .. } => {
             let mut other = common(peer, link.mtu, link.mac.as_ref());
-            other.attributes.push(LinkAttribute::NetNsFd(numbers.pod));
-            raise(&mut message);
-            if master.is_some() {
-                message.attributes.extend(numbers.master.map(LinkAttribute::Controller));
+            if *of == Place::Pod {
+                other.attributes.push(LinkAttribute::NetNsFd(numbers.pod));
             }
+            raise(&mut message);
             (InfoKind::Veth, Some(InfoData::Veth(InfoVeth::Peer(other))))
         }
         Kind::Bridge { vlan_filtering } => {
@@ -61,16 +66,23 @@ pub(super) fn create(link: &NewLink, numbers: Numbers) -> RouteNetlinkMessage {
             let data = vlan_filtering.then(|| InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
             (InfoKind::Bridge, data)
         }
-        Kind::MacVlan { mode, queue, .. } => {
+        Kind::Upon { layer: Layer::MacVlan { mode, queue }, .. } => {
             let mut data = nla(MACVLAN_MODE, &mode.to_ne_bytes());
             data.extend(queue.iter().flat_map(|queue| nla(MACVLAN_QUEUE, &queue.to_ne_bytes())));
             (InfoKind::MacVlan, Some(InfoData::Other(data)))
         }
+        Kind::Upon { layer: Layer::IpVlan { mode }, .. } => {
+            (InfoKind::IpVlan, Some(InfoData::IpVlan(vec![InfoIpVlan::Mode((*mode).into())])))
+        }
+        Kind::Upon { layer: Layer::Vlan { id }, .. } => (InfoKind::Vlan, Some(InfoData::Vlan(vec![InfoVlan::Id(*id)]))),
+        Kind::Dummy => (InfoKind::Dummy, None),
+        Kind::Vrf { table } => {
+            raise(&mut message);
+            (InfoKind::Vrf, Some(InfoData::Vrf(vec![InfoVrf::TableId(*table)])))
+        }
     };
-    if let (Kind::MacVlan { .. }, Some(master)) = (&link.kind, numbers.master) {
-        message.attributes.push(LinkAttribute::Link(master));
-    }
-    if link.kind.place() == super::Place::Pod {
+    message.attributes.extend(numbers.master.map(|number| upon(&link.kind, number)));
+    if link.kind.place() != link.kind.from() {
         message.attributes.push(LinkAttribute::NetNsFd(numbers.pod));
     }
     let mut info = vec![LinkInfo::Kind(kind)];
@@ -115,6 +127,34 @@ pub(super) fn set(index: u32, set: &Set) -> RouteNetlinkMessage {
     };
     message.attributes.push(attribute);
     RouteNetlinkMessage::SetLink(message)
+}
+
+pub(super) fn master(index: u32, master: Option<u32>) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::Controller(master.unwrap_or_default()));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Into that namespace under that name.
+pub(super) fn hand_over(index: u32, namespace: RawFd, name: &str, alias: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes.push(LinkAttribute::NetNsFd(namespace));
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    message.attributes.push(LinkAttribute::IfAlias(alias.to_owned()));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// Whatever comes from an address looks into a table.
+pub(super) fn rule(source: IpAddr, table: u32, add: bool) -> RouteNetlinkMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = Family::of(source).into();
+    message.header.src_len = width(source);
+    message.header.action = RuleAction::ToTable;
+    message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+    message.attributes = vec![RuleAttribute::Source(source), RuleAttribute::Table(table)];
+    if add { RouteNetlinkMessage::NewRule(message) } else { RouteNetlinkMessage::DelRule(message) }
 }
 
 pub(super) fn port(index: u32, hairpin: bool, isolated: Option<bool>) -> RouteNetlinkMessage {

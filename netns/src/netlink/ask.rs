@@ -3,13 +3,14 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
+use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
 use super::{Netlink, Refused};
-use crate::cni::cidr::Cidr;
+use crate::cni::cidr::{Cidr, width};
 
 /// IPv4 or IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +42,8 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) kind: Option<InfoKind>,
+    /// What its kind has of its own.
+    pub(crate) data: Option<InfoData>,
     pub(crate) mac: Vec<u8>,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
@@ -61,6 +64,7 @@ impl Link {
             index: message.header.index,
             name: String::new(),
             kind: None,
+            data: None,
             mac: Vec::new(),
             mtu: 0,
             up: flags.contains(LinkFlags::Up),
@@ -83,10 +87,13 @@ impl Link {
                 LinkAttribute::IfAlias(alias) => link.alias = alias,
                 LinkAttribute::OperState(state) => link.running = state == State::Up,
                 LinkAttribute::LinkInfo(infos) => {
-                    link.kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
+                    for info in infos {
+                        match info {
+                            LinkInfo::Kind(kind) => link.kind = Some(kind),
+                            LinkInfo::Data(data) => link.data = Some(data),
+                            _ => {}
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -106,6 +113,7 @@ impl Link {
 pub(crate) struct Via {
     pub(crate) destination: Cidr,
     pub(crate) gateway: Option<IpAddr>,
+    pub(crate) source: Option<IpAddr>,
     pub(crate) link: Option<u32>,
     pub(crate) table: u32,
     /// What the kernel said, to be said again.
@@ -143,7 +151,6 @@ impl Netlink {
     }
 
     /// Every link.
-    #[allow(dead_code)]
     pub(crate) fn links(&mut self) -> Result<Vec<Link>, Refused> {
         let answers = self.dump(&RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
         let links = answers.into_iter().filter_map(|answer| match answer {
@@ -192,6 +199,18 @@ impl Netlink {
         Ok(routes.collect())
     }
 
+    /// What comes from a single address looks into which table: of each such rule, both.
+    pub(crate) fn rules(&mut self, family: Family) -> Result<Vec<Policy>, Refused> {
+        let mut message = RuleMessage::default();
+        message.header.family = family.into();
+        let answers = self.dump(&RouteNetlinkMessage::GetRule(message))?;
+        let rules = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRule(message) => Some(Policy::parse(&message)),
+            _ => None,
+        });
+        Ok(rules.collect())
+    }
+
     /// The link that leads to an address.
     pub(crate) fn link_towards(&mut self, address: IpAddr) -> Result<Option<u32>, Refused> {
         let mut message = RouteMessage::default();
@@ -206,7 +225,40 @@ impl Netlink {
     }
 }
 
+/// A rule of routing policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Whose packets it is about, where it is about those of one address.
+    pub(crate) source: Option<IpAddr>,
+    pub(crate) table: u32,
+}
+
+impl Policy {
+    fn parse(message: &RuleMessage) -> Self {
+        let mut policy = Self { source: None, table: message.header.table.into() };
+        for attribute in &message.attributes {
+            match attribute {
+                RuleAttribute::Source(address) if message.header.src_len == width(*address) => {
+                    policy.source = Some(*address);
+                }
+                RuleAttribute::Table(table) => policy.table = *table,
+                _ => {}
+            }
+        }
+        policy
+    }
+}
+
 impl Via {
+    /// The same in another table.
+    pub(crate) fn in_table(&self, table: u32) -> Self {
+        let mut via = Self { table, ..self.clone() };
+        via.message.header.table = u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC);
+        via.message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::Table(_)));
+        via.message.attributes.push(RouteAttribute::Table(table));
+        via
+    }
+
     fn parse(message: RouteMessage, family: Family) -> Self {
         let ip = |address: &RouteAddress| match address {
             RouteAddress::Inet(address) => Some(IpAddr::V4(*address)),
@@ -221,6 +273,7 @@ impl Via {
         let mut via = Self {
             destination: Cidr { address: zero, prefix },
             gateway: None,
+            source: None,
             link: None,
             table: message.header.table.into(),
             message: RouteMessage::default(),
@@ -229,12 +282,16 @@ impl Via {
             match attribute {
                 RouteAttribute::Destination(address) => via.destination.address = ip(address).unwrap_or(zero),
                 RouteAttribute::Gateway(address) => via.gateway = ip(address),
+                RouteAttribute::PrefSource(address) => via.source = ip(address),
                 RouteAttribute::Oif(index) => via.link = Some(*index),
                 RouteAttribute::Table(table) => via.table = *table,
                 _ => {}
             }
         }
+        // What the kernel counts and finds out is not for it to be told.
         via.message = message;
+        via.message.header.flags = RouteFlags::empty();
+        via.message.attributes.retain(|attribute| !matches!(attribute, RouteAttribute::CacheInfo(_)));
         via
     }
 }
@@ -248,6 +305,15 @@ impl Netlink {
         if up {
             message.header.flags = LinkFlags::Up;
         }
+        self.ask(RouteNetlinkMessage::SetLink(message), 0).map(drop)
+    }
+
+    /// A link gets back the name that it has kept as its alias.
+    pub(crate) fn name_by_alias(&mut self, link: &Link) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.header.index = link.index;
+        message.attributes.push(LinkAttribute::IfName(link.alias.clone()));
+        message.attributes.push(LinkAttribute::IfAlias(String::new()));
         self.ask(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
 

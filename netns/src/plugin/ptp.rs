@@ -18,10 +18,8 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
 }
 
 fn wire_up(call: &Call<'_>, work: &mut Work<'_>) -> Result<Outcome, Fault> {
+    wire::requires_ipam(call)?;
     let mut outcome = work.ipam()?.unwrap_or_default();
-    if outcome.ips.is_empty() {
-        return Err(Fault::new(Code::INTERNAL, "IPAM plugin returned missing IP config"));
-    }
     for ip in &mut outcome.ips {
         ip.interface = Some(1);
     }
@@ -75,5 +73,5 @@ fn delete(call: &Call<'_>) -> Result<(), Fault> {
 
 fn check(call: &Call<'_>) -> Result<(), Fault> {
     call.ipam()?;
-    wire::check_pod(call)
+    wire::check_pod(call).map(drop)
 }

@@ -8,7 +8,7 @@ use super::Call;
 use crate::change::{Change, Kind, NewLink, Place, Set, Sysctl, Work};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
-use crate::cni::result::{Dns, Ip, Outcome, Route};
+use crate::cni::result::{Dns, Interface, Ip, Outcome, Route};
 use crate::netlink::{Family, Link, Netlink};
 
 /// `prefix` and hexadecimal digits of a hash, so many letters in all: how the Go plugins name chains and devices.
@@ -34,7 +34,8 @@ pub(super) fn veth(
     let mut attempt = 0;
     let name = loop {
         let name = veth_name(call, attempt)?;
-        let kind = Kind::Veth { peer: call.if_name.to_owned(), master: master.map(str::to_owned) };
+        let (peer, of) = (call.if_name.to_owned(), Place::Pod);
+        let kind = Kind::Veth { peer, of, master: master.map(str::to_owned) };
         let link = NewLink { name: name.clone(), kind, mtu, mac: mac.clone(), shared: false };
         let taken = work.host.link(&name)?.is_some();
         if work.pod.link(call.if_name)?.is_some() {
@@ -88,6 +89,45 @@ pub(super) fn configure(if_name: &str, outcome: &Outcome) -> Result<Vec<Change>,
         changes.push(Change::Route { place: Place::Pod, link: link(), route, source: None, again: false });
     }
     Ok(changes)
+}
+
+/// What the neighbours are told when the pod's interface comes up.
+pub(super) fn announce(if_name: &str) -> Change {
+    let conf = |family: &str, key: &str| Sysctl::may(format!("net/{family}/conf/{if_name}/{key}"), "1");
+    Change::Sysctls(Place::Pod, vec![conf("ipv4", "arp_notify"), conf("ipv6", "ndisc_notify")])
+}
+
+/// The pod's interface, as results say it.
+pub(super) fn in_pod(call: &Call<'_>, link: &Link) -> Interface {
+    let (name, sandbox) = (call.if_name.to_owned(), call.netns.to_owned());
+    Interface { name, mac: link.mac_text(), sandbox, ..Interface::default() }
+}
+
+/// Gives addresses and routes to the pod's interface, which is the only one.
+pub(super) fn address(
+    call: &Call<'_>,
+    work: &mut Work<'_>,
+    interface: Interface,
+    mut outcome: Outcome,
+) -> Result<Outcome, Fault> {
+    outcome.ips.iter_mut().for_each(|ip| ip.interface = Some(0));
+    outcome.interfaces = vec![interface];
+    work.apply(configure(call.if_name, &outcome)?)?;
+    dns(call, &mut outcome)?;
+    Ok(outcome)
+}
+
+/// For plugins that are for nothing without an address.
+pub(super) fn requires_ipam(call: &Call<'_>) -> Result<(), Fault> {
+    let kind = call.fields().object("ipam")?.map(|ipam| ipam.string("type")).transpose()?.flatten();
+    let missing = || Fault::new(Code::CONFIG, "the interface requires an IPAM configuration");
+    kind.map(drop).ok_or_else(missing)
+}
+
+/// Refuses an interface whose name the pod has already.
+pub(super) fn requires_name(call: &Call<'_>, work: &mut Work<'_>) -> Result<(), Fault> {
+    let taken = || Fault::new(Code::INTERNAL, format!("the pod has an interface {:?} already", call.if_name));
+    if work.pod.link(call.if_name)?.is_some() { Err(taken()) } else { Ok(()) }
 }
 
 /// Forwarding, for the families that the addresses have.
@@ -158,14 +198,14 @@ pub(super) fn delete_link(call: &Call<'_>) -> Result<Vec<Cidr>, Fault> {
     Ok(addresses)
 }
 
-/// Whether the pod's interface is as the last result says: there, with its addresses and routes.
-pub(super) fn check_pod(call: &Call<'_>) -> Result<(), Fault> {
+/// The pod's interface, if it is as the last result says: there, with its addresses and routes.
+pub(super) fn check_pod(call: &Call<'_>) -> Result<Link, Fault> {
     let wrong = |message: String| Fault::new(Code::INTERNAL, message);
     let previous = call.previous()?.ok_or_else(|| Fault::new(Code::CONFIG, "Required prevResult missing"))?;
     let missing = || Fault::new(Code::NETNS, format!("failed to open netns {:?}", call.netns));
     let mut pod = Netlink::inside(&super::namespace(call.netns)?.ok_or_else(missing)?)?;
     let link = pod.link(call.if_name)?.ok_or_else(|| wrong(format!("Link {} not found in the pod", call.if_name)))?;
-    let known = |one: &&crate::cni::result::Interface| one.name == call.if_name && !one.sandbox.is_empty();
+    let known = |one: &&Interface| one.name == call.if_name && !one.sandbox.is_empty();
     let interface = previous.interfaces.iter().find(known);
     if let Some(interface) = interface.filter(|one| !one.mac.is_empty() && one.mac != link.mac_text()) {
         let message = format!(
@@ -192,7 +232,7 @@ pub(super) fn check_pod(call: &Call<'_>) -> Result<(), Fault> {
             }
         }
     }
-    Ok(())
+    Ok(link)
 }
 
 #[cfg(test)]

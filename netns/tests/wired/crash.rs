@@ -18,10 +18,36 @@ use crate::trial;
 const VICTIM: &str = "BERTH_NETNS_VICTIM";
 
 pub fn trials() -> Vec<Trial> {
-    vec![trial("killed at any moment of an add", add), trial("killed at any moment of a delete", delete)]
+    vec![
+        trial("killed at any moment of an add", |host| add(host, Chain::Bridge)),
+        trial("killed at any moment of a delete", |host| delete(host, Chain::Bridge)),
+        trial("links: killed at any moment of an add of a device", |host| add(host, Chain::Device)),
+        trial("links: killed at any moment of a delete of a device", |host| delete(host, Chain::Device)),
+    ]
 }
 
-fn network() -> NetworkList {
+/// Which plugins.
+#[derive(Clone, Copy, PartialEq)]
+enum Chain {
+    Bridge,
+    Device,
+}
+
+impl Chain {
+    fn network(self) -> NetworkList {
+        match self {
+            Self::Bridge => bridge(),
+            Self::Device => device(),
+        }
+    }
+}
+
+fn device() -> NetworkList {
+    let ipam = json!({"type":"host-local","subnet":"10.7.0.0/24","routes":[{"dst":"0.0.0.0/0"}]});
+    list("1.1.0", "net", json!([{"type":"host-device","device":"nic","ipam":ipam}, {"type":"sbr"}]))
+}
+
+fn bridge() -> NetworkList {
     let bridge = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":true,
         "ipam":{"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
     list("1.1.0", "net", json!([bridge, {"type":"portmap","capabilities":{"portMappings":true}}]))
@@ -47,18 +73,21 @@ pub fn is_victim() -> bool {
     let Some(directory) = std::env::var_os(VICTIM) else { return false };
     let directory = Path::new(&directory);
     let (engine, attachment) = (engine(directory), attachment(directory));
-    if std::env::args().any(|argument| argument == "delete") {
-        engine.delete(&network(), &attachment).unwrap();
+    let asked = |word: &str| std::env::args().any(|argument| argument == word);
+    let network = if asked("device") { device() } else { bridge() };
+    if asked("delete") {
+        engine.delete(&network, &attachment).unwrap();
     } else {
-        engine.add(&network(), &attachment).unwrap();
+        engine.add(&network, &attachment).unwrap();
     }
     true
 }
 
 /// Runs it, killed after that time; true where it came to its end before.
-fn victim(host: &Host, act: &str, after: Duration) -> bool {
+fn victim(host: &Host, chain: Chain, act: &str, after: Duration) -> bool {
     let mut command = Command::new("/proc/self/exe");
-    let mut child = command.arg(act).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
+    let of = if chain == Chain::Device { "device" } else { "bridge" };
+    let mut child = command.args([act, of]).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
     let begin = Instant::now();
     while begin.elapsed() < after {
         if let Some(status) = child.try_wait().unwrap() {
@@ -75,18 +104,25 @@ fn nothing_left(host: &Host, pod: &Pod, moment: u64) {
     assert!(pod.is_bare(), "{moment}");
     assert!(host.leases("net").is_empty(), "{moment}: {:?}", host.leases("net"));
     assert!(host.engine.attachments().is_empty(), "{moment}");
-    assert!(host.links().iter().all(|link| ["lo", "br0"].contains(&link.as_str())), "{moment}: {:?}", host.links());
+    let own = ["lo", "br0", "nic", "far"];
+    assert!(host.links().iter().all(|link| own.contains(&link.as_str())), "{moment}: {:?}", host.links());
     for chain in ["masq_checks", "hostports", "masquerading"] {
         assert_eq!(host.rules(chain), 0, "{moment} {chain}");
     }
 }
 
 /// Moments 300 µs apart, until the victim is twice done before it is killed.
-fn each_moment(host: &Host, mut act: impl FnMut(&Pod, u64, Duration) -> bool) {
+fn each_moment(host: &Host, chain: Chain, mut act: impl FnMut(&Pod, u64, Duration) -> bool) {
     let pod = host.pod("pod");
+    if chain == Chain::Device {
+        crate::links::nic(host);
+    }
     let mut done = 0;
     for moment in 0..400 {
         done += u32::from(act(&pod, moment, Duration::from_micros(500 + 300 * moment)));
+        if chain == Chain::Device {
+            crate::links::is_back(host);
+        }
         if done == 2 {
             return;
         }
@@ -94,10 +130,10 @@ fn each_moment(host: &Host, mut act: impl FnMut(&Pod, u64, Duration) -> bool) {
     panic!("it never ends");
 }
 
-fn add(host: &Host) {
-    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), network());
-    each_moment(host, |pod, moment, after| {
-        let done = victim(host, "add", after);
+fn add(host: &Host, chain: Chain) {
+    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), chain.network());
+    each_moment(host, chain, |pod, moment, after| {
+        let done = victim(host, chain, "add", after);
         match moment % 3 {
             0 => engine.delete(&list, &attachment).unwrap(),
             1 => engine.gc(&list, &[]).unwrap(),
@@ -116,11 +152,11 @@ fn add(host: &Host) {
     });
 }
 
-fn delete(host: &Host) {
-    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), network());
-    each_moment(host, |pod, moment, after| {
+fn delete(host: &Host, chain: Chain) {
+    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), chain.network());
+    each_moment(host, chain, |pod, moment, after| {
         engine.add(&list, &attachment).unwrap();
-        let done = victim(host, "delete", after);
+        let done = victim(host, chain, "delete", after);
         match moment % 2 {
             0 => engine.delete(&list, &attachment).unwrap(),
             _ => engine.gc(&list, &[]).unwrap(),

@@ -64,6 +64,20 @@ impl Host {
         ip(arguments)
     }
 
+    /// Makes a link of the host's own, where it is missing.
+    pub fn has(&self, link: &str, arguments: &str) {
+        if !self.links().contains(&link.to_owned()) {
+            run_ip(&format!("link add {link} {arguments}"));
+        }
+    }
+
+    /// What `bridge -j vlan` says.
+    pub fn vlans(&self) -> Value {
+        let output = Command::new("bridge").args(["-j", "vlan", "show"]).output().unwrap();
+        assert!(output.status.success(), "bridge: {}", String::from_utf8_lossy(&output.stderr));
+        if output.stdout.is_empty() { json!([]) } else { serde_json::from_slice(&output.stdout).unwrap() }
+    }
+
     /// The names of the host's links.
     pub fn links(&self) -> Vec<String> {
         names(&self.ip("link show"))
@@ -138,6 +152,12 @@ impl Pod {
 
 pub fn reaches(address: &str) -> bool {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(3)).is_ok()
+}
+
+/// A command of ip(8) that has to succeed.
+pub fn run_ip(arguments: &str) {
+    let made = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+    assert!(made.success(), "ip {arguments}");
 }
 
 fn ip(arguments: &str) -> Value {

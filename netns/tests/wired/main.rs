@@ -5,6 +5,7 @@
 mod beside;
 mod crash;
 mod host;
+mod links;
 mod plugins;
 mod pods;
 
@@ -32,6 +33,7 @@ fn main() {
     trials.extend(beside::trials());
     trials.extend(crash::trials());
     trials.extend(pods::trials());
+    trials.extend(links::trials());
     if !host::cache().join("network/usr/sbin/nft").exists() {
         let needs = |trial: &Trial| {
             ["ipMasq", "portmap", "two hundred", "killed", "a pod"].iter().any(|name| trial.name().starts_with(name))
