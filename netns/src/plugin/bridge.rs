@@ -1,5 +1,7 @@
 //! bridge: a veth pair, one end in the pod, the other a port of a bridge of the host.
 
+mod vlan;
+
 use std::thread;
 use std::time::Duration;
 
@@ -9,9 +11,9 @@ use super::{Call, Native, masquerade, nothing, wire};
 use crate::change::{Change, Kind, NewLink, Place, Set, Sysctl, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
-use crate::cni::json::Fields;
 use crate::cni::result::{Interface, Outcome, Route};
 use crate::netlink::{Family, Link};
+use vlan::Vlans;
 
 pub(super) const PLUGIN: Native = Native {
     kind: "bridge",
@@ -20,7 +22,7 @@ pub(super) const PLUGIN: Native = Native {
     delete,
     check,
     gc: nothing,
-    beyond: |call| call.asks("macspoofchk") || call.asks("vlan") || call.asks("vlanTrunk"),
+    beyond: |call| call.asks("macspoofchk"),
     ipam_status: true,
 };
 
@@ -39,9 +41,7 @@ struct Config {
     hairpin: bool,
     promiscuous: bool,
     isolated: bool,
-    vlan: u16,
-    trunk: Vec<u16>,
-    keep_default_vlan: bool,
+    vlans: Vlans,
     dad: bool,
     without_container: bool,
     mac: Option<Vec<u8>>,
@@ -55,8 +55,6 @@ fn config(message: impl Into<String>) -> Fault {
 impl Config {
     fn parse(call: &Call<'_>) -> Result<Self, Fault> {
         let fields = call.fields();
-        let vlan = fields.integer("vlan")?.unwrap_or_default();
-        let vlan = u16::try_from(vlan).ok().filter(|vlan| *vlan <= 4094);
         let ipam = fields.object("ipam")?.map(|ipam| ipam.string("type")).transpose()?.flatten();
         let this = Self {
             bridge: fields.string("bridge")?.unwrap_or_else(|| "cni0".to_owned()),
@@ -68,9 +66,7 @@ impl Config {
             hairpin: fields.boolean("hairpinMode")?,
             promiscuous: fields.boolean("promiscMode")?,
             isolated: fields.boolean("portIsolation")?,
-            vlan: vlan.ok_or_else(|| config("invalid VLAN ID (must be between 0 and 4094)"))?,
-            trunk: trunk(fields)?,
-            keep_default_vlan: fields.boolean("preserveDefaultVlan")?,
+            vlans: Vlans::parse(fields)?,
             dad: fields.boolean("enabledad")?,
             without_container: fields.boolean("disableContainerInterface")?,
             mac: wire::wanted_mac(call)?,
@@ -89,43 +85,22 @@ impl Config {
     }
 }
 
-/// The VLANs of `vlanTrunk`, each once.
-fn trunk(fields: Fields<'_>) -> Result<Vec<u16>, Fault> {
-    let mut ids = Vec::new();
-    for object in fields.objects("vlanTrunk")? {
-        let id = |name| {
-            let id = object.integer(name)?;
-            let valid = |id: i64| u16::try_from(id).ok().filter(|id| (1..=4094).contains(id));
-            id.map(|id| valid(id).ok_or_else(|| config(format!("incorrect trunk {name} parameter")))).transpose()
-        };
-        match (id("minID")?, id("maxID")?) {
-            (Some(low), Some(high)) if low <= high => ids.extend(low..=high),
-            (Some(_), Some(_)) => return Err(config("minID is greater than maxID in trunk parameter")),
-            (None, None) => {}
-            _ => return Err(config("minID and maxID should be configured both in trunk parameter")),
-        }
-        ids.extend(id("id")?);
-    }
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
-}
-
 fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     let config = Config::parse(call)?;
     attempt(call, |work| wire_up(call, &config, work))
 }
 
 fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outcome, Fault> {
-    ensure_bridge(config, work)?;
+    let bridge = ensure_bridge(config, work)?;
     let (host, pod) = wire::veth(work, call, config.mtu, config.mac.clone(), Some(&config.bridge))?;
-    work.apply(port(config, &host.name))?;
+    if config.hairpin || config.isolated {
+        let link = host.name.clone();
+        work.apply([Change::Port { link, hairpin: config.hairpin, isolated: config.isolated }])?;
+    }
+    work.apply(config.vlans.of_port(&host.name, vlan::given_by(&bridge)))?;
     let mut outcome = Outcome::default();
     if config.has_ipam {
         outcome = work.ipam()?.unwrap_or_default();
-        if outcome.ips.is_empty() {
-            return Err(Fault::new(Code::INTERNAL, "IPAM plugin returned missing IP config"));
-        }
         gateways(config, &mut outcome);
     }
     outcome.interfaces = vec![
@@ -158,14 +133,13 @@ fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outc
 }
 
 /// The bridge, made where it is missing. One that is there keeps its MTU and its filtering.
-fn ensure_bridge(config: &Config, work: &mut Work<'_>) -> Result<(), Fault> {
+fn ensure_bridge(config: &Config, work: &mut Work<'_>) -> Result<Link, Fault> {
     let name = &config.bridge;
-    let vlan_filtering = config.vlan != 0 || !config.trunk.is_empty();
     let there = work.host.link(name)?;
     if there.is_none() {
         let link = NewLink {
             name: name.clone(),
-            kind: Kind::Bridge { vlan_filtering },
+            kind: Kind::Bridge { vlan_filtering: config.vlans.filter },
             mtu: config.mtu,
             mac: None,
             shared: true,
@@ -186,27 +160,7 @@ fn ensure_bridge(config: &Config, work: &mut Work<'_>) -> Result<(), Fault> {
     if !link.up {
         work.apply([Change::Set(Place::Host, name.clone(), Set::Up(true))])?;
     }
-    Ok(())
-}
-
-/// What a port is beyond a port. Pure.
-fn port(config: &Config, link: &str) -> Vec<Change> {
-    let mut changes = Vec::new();
-    if config.hairpin || config.isolated {
-        changes.push(Change::Port { link: link.to_owned(), hairpin: config.hairpin, isolated: config.isolated });
-    }
-    let vlan = |id, pvid, add| Change::Vlan { link: link.to_owned(), id, pvid, add };
-    if (config.vlan != 0 || !config.trunk.is_empty()) && !config.keep_default_vlan {
-        changes.push(vlan(1, false, false));
-    }
-    if config.vlan != 0 {
-        changes.push(vlan(config.vlan, true, true));
-    }
-    changes.extend(config.trunk.iter().map(|id| vlan(*id, false, true)));
-    if config.vlan == 0 && !config.trunk.is_empty() {
-        changes.push(vlan(1, true, true));
-    }
-    changes
+    Ok(link)
 }
 
 /// Whose the addresses are, and which way they lead. Pure.
@@ -242,15 +196,20 @@ fn detection(config: &Config, link: &str) -> Change {
     Change::Sysctls(Place::Pod, sysctls)
 }
 
-/// The gateways' addresses on the bridge.
+/// The gateways' addresses on the bridge, or on the end of a veth pair that is in the pods' VLAN.
 fn be_gateway(config: &Config, work: &mut Work<'_>, outcome: &mut Outcome) -> Result<(), Fault> {
-    if config.vlan != 0 {
-        return Err(Fault::new(Code::UNSUPPORTED_FIELD, "isGateway with vlan is not supported by the native bridge"));
+    let mut link = config.bridge.clone();
+    if config.vlans.access != 0 {
+        let bridge = work.link(Place::Host, &link)?;
+        let gateway = vlan::ensure_gateway(work, &bridge, &config.vlans)?;
+        link.clone_from(&gateway.name);
+        let (name, mac) = (gateway.name.clone(), gateway.mac_text());
+        outcome.interfaces.push(Interface { name, mac, ..Interface::default() });
     }
     for ip in &outcome.ips {
         let Some(address) = ip.gateway else { continue };
         let cidr = Cidr { address, prefix: ip.address.prefix };
-        ensure_address(work, &config.bridge, cidr, config.force_address)?;
+        ensure_address(work, &link, cidr, config.force_address)?;
     }
     work.apply([wire::forward(outcome)])
 }

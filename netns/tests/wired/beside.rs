@@ -194,6 +194,10 @@ fn state(host: &Host, pod: &Pod, result: &Value) -> Vec<(&'static str, Value)> {
 /// What differs on purpose, or by the moment.
 fn allowed(part: &str, value: &mut Value) {
     let Some(list) = value.as_array_mut() else { return };
+    if part.starts_with("host") || part == "vlans" {
+        // Which end of a veth pair has the lower number.
+        list.sort_by_key(|object| object["ifname"].as_str().unwrap_or_default().to_owned());
+    }
     for object in list.iter_mut().filter_map(Value::as_object_mut) {
         if let Some(addresses) = object.get_mut("addr_info").and_then(Value::as_array_mut) {
             // The kernel's own come when it is ready; ours need no detection (IFA_F_NODAD).

@@ -18,11 +18,12 @@ use crate::trial;
 pub use device::{is_back, nic};
 
 /// What the kernel must have for a configuration, and how to ask for one.
-const KINDS: [(&str, &str); 4] = [
+const KINDS: [(&str, &str); 5] = [
     ("dummy", "add probe type dummy"),
     ("ipvlan", "add probe link lo type ipvlan"),
     ("vlan", "add probe type vlan"),
     ("vrf", "add probe type vrf table 5"),
+    ("bridge with vlan", "add probe type bridge vlan_filtering 1"),
 ];
 
 /// Whether the kernel knows a kind of link, if perhaps not what for.
@@ -45,6 +46,7 @@ pub fn trials() -> Vec<Trial> {
         trial("links: vlan is one of its masters", layers::vlan),
         trial("links: vlan that cannot be leaves nothing", layers::vlan_refused),
         trial("links: vrf is made for the first and goes with the last", routing::vrf),
+        trial("links: bridge with vlan parts pods", routing::bridge_vlan),
     ];
     for case in cases() {
         let name = format!("links: {} is as the go plugin makes it, and either deletes it", case.0);
@@ -80,6 +82,8 @@ fn both() -> Value {
 
 fn cases() -> Vec<Case> {
     let bridge = |ipam| json!({"type":"bridge","bridge":"br0","ipam":ipam});
+    let tagged = |more| with(json!({"type":"bridge","bridge":"br0"}), more);
+    let gateway = json!({"type":"host-local","subnet":"10.7.0.0/24"});
     let none = json!({});
     vec![
         ("host-device", json!([{"type":"host-device","device":"nic","ipam":both()}]), none.clone()),
@@ -92,7 +96,24 @@ fn cases() -> Vec<Case> {
         ("ipvlan of layer 3", json!([{"type":"ipvlan","master":"below","mode":"l3","ipam":both()}]), none.clone()),
         ("vlan", json!([{"type":"vlan","master":"below","vlanId":7,"mtu":1400,"ipam":both()}]), none.clone()),
         ("vrf", json!([bridge(both()), {"type":"vrf","vrfname":"blue"}]), none.clone()),
-        ("vrf of a table", json!([bridge(v4()), {"type":"vrf","vrfname":"blue","table":77}]), none),
+        ("vrf of a table", json!([bridge(v4()), {"type":"vrf","vrfname":"blue","table":77}]), none.clone()),
+        ("bridge with vlan", json!([tagged(json!({"vlan":5,"ipam":v4()}))]), none.clone()),
+        (
+            "bridge with vlan and gateway",
+            json!([tagged(json!({"vlan":5,"isGateway":true,"ipam":gateway}))]),
+            none.clone(),
+        ),
+        (
+            "bridge with vlan kept",
+            json!([tagged(json!({"vlan":5,"preserveDefaultVlan":true,"ipam":v4()}))]),
+            none.clone(),
+        ),
+        (
+            "bridge with vlan trunk",
+            json!([tagged(json!({"vlanTrunk":[{"minID":10,"maxID":13},{"id":11},{"id":40}],"ipam":v4()}))]),
+            none.clone(),
+        ),
+        ("bridge with vlan of a trunk", json!([tagged(json!({"vlan":5,"vlanTrunk":[{"id":6}],"ipam":v4()}))]), none),
     ]
 }
 

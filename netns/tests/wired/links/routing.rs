@@ -1,9 +1,10 @@
-//! What keeps the networks of a pod apart: sbr and vrf.
+//! What keeps the networks of a pod, or the pods of a bridge, apart: sbr, vrf, and VLANs of a bridge.
 
 use netns::cni::cache::Attachment;
+use netns::cni::fault::Code;
 use serde_json::{Value, json};
 
-use super::with;
+use super::{refused, with};
 use crate::host::{Host, Pod, list, run_ip};
 
 /// The tables that the rules of an address lead to.
@@ -118,4 +119,36 @@ pub fn vrf(host: &Host) {
     }
     let unknown = Attachment { netns: String::new(), ..named("net2") };
     host.engine.delete(&red, &unknown).unwrap();
+}
+
+pub fn bridge_vlan(host: &Host) {
+    let net = |name: &str, vlan: u16, subnet: &str| {
+        let ipam = json!({"type":"host-local","subnet":subnet});
+        list("1.0.0", name, json!([{"type":"bridge","bridge":"br0","vlan":vlan,"ipam":ipam}]))
+    };
+    // One network of addresses, two VLANs.
+    let (five, six) = (net("five", 5, "10.7.0.0/28"), net("six", 6, "10.7.0.0/28"));
+    let (one, two, other) = (host.pod("one"), host.pod("two"), host.pod("other"));
+    host.engine.add(&five, &one.plain()).unwrap();
+    host.engine.add(&five, &two.plain()).unwrap();
+    host.engine.add(&six, &other.plain()).unwrap();
+    let server = one.serve(80);
+    assert!(two.reaches("10.7.0.2:80"));
+    server.join().unwrap();
+    other.namespace.enter(|| run_ip("addr add 10.7.0.9/28 dev eth0")).unwrap();
+    assert!(!two.reaches("10.7.0.9:80"));
+    for (list, pod) in [(&five, &one), (&five, &two), (&six, &other)] {
+        host.engine.check(list, &pod.plain()).unwrap();
+        host.engine.delete(list, &pod.plain()).unwrap();
+        assert!(pod.is_bare());
+    }
+    assert_eq!(host.links(), ["lo", "br0"]);
+    for (more, words) in [
+        (json!({"vlan":4095}), "invalid VLAN ID"),
+        (json!({"vlanTrunk":[{"minID":9,"maxID":3}]}), "minID is greater than maxID"),
+        (json!({"vlanTrunk":[{"minID":9}]}), "minID and maxID should be configured"),
+        (json!({"vlanTrunk":[{"id":0}]}), "incorrect trunk id parameter"),
+    ] {
+        refused(host, &one, json!([with(json!({"type":"bridge","bridge":"br0"}), more)]), Code::CONFIG, words);
+    }
 }
