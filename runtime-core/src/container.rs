@@ -215,7 +215,8 @@ impl Container {
         }))
     }
 
-    /// Opens the gate, and returns when the program has been executed.
+    /// Opens the gate, and returns when the program has been executed. One that a hook fails has ended: what is left to do
+    /// is to delete it.
     pub fn start(&self) -> Result<(), Error> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (gate.ok_or(Error::Started)?, self.home.gate()) {
@@ -231,7 +232,8 @@ impl Container {
         let pid = self.init.as_ref().map(|init| init.pid);
         self.let_program_begin();
         if let Err(error) = self.hooks().run(HookKind::Poststart, Status::Running, pid) {
-            // It may have ended by itself.
+            // Its processes too, where they do not die with the first. What has ended by itself needs nothing.
+            let _ = self.cgroup.signal_all(Signal::KILL);
             let _ = self.signal(Signal::KILL.as_raw());
             return Err(spawn::Error::Hook(error).into());
         }

@@ -29,6 +29,7 @@ pub fn facts() -> Vec<Fact> {
         the_binary_is_out_of_reach,
         a_missing_binfmt_is_told_by_start,
         hooks_read_the_state,
+        a_hook_that_fails_at_start_deletes_the_container,
         hooks_have_no_signal_blocked,
     ]
 }
@@ -264,6 +265,26 @@ fn hooks_read_the_state(stage: &Stage) -> Result<()> {
     for (file, status) in [("1", "created"), ("2", "running"), ("3", "stopped")] {
         let state: serde_json::Value = serde_json::from_slice(&fs::read(stage.path(file))?)?;
         ensure!(state["status"] == status && state["id"] == **id, "{file}: {state}");
+    }
+    Ok(())
+}
+
+fn a_hook_that_fails_at_start_deletes_the_container(stage: &Stage) -> Result<()> {
+    let id = &stage.id("c");
+    let log = stage.path("log");
+    let stop = serde_json::json!([{ "path": "/bin/sh", "args": ["sh", "-c", format!("cat >> {log}")] }]);
+    for (round, (kind, path)) in [("startContainer", "/bin/false"), ("poststart", "/bin/false")].into_iter().enumerate()
+    {
+        stage.spec(|spec| spec["hooks"] = serde_json::json!({ kind: [{ "path": path }], "poststop": stop }))?;
+        stage.detached(&["create", id])?.success()?;
+        let text = format!("error running {kind} hook #0: {path}: exit status 1");
+        refused(stage.run(&["start", id])?, 1, &text)?;
+        refused(stage.run(&["state", id])?, 1, "container does not exist")?;
+        let stopped = fs::read_to_string(&log)?.matches("\"status\":\"stopped\"").count();
+        ensure!(stopped == round + 1, "{stopped} poststop hooks after {kind}");
+        refused(stage.run(&["run", id])?, 1, &text)?;
+        refused(stage.run(&["state", id])?, 1, "container does not exist")?;
+        fs::write(&log, "{\"status\":\"stopped\"}".repeat(round + 1))?;
     }
     Ok(())
 }

@@ -154,12 +154,21 @@ fn failed_start() -> Result<(), Stop> {
     Ok(())
 }
 
+/// Not only its first process, where the others have no pid namespace that dies with it.
 fn failed_poststart() -> Result<(), Stop> {
-    let bundle = Bundle::new().sh("sleep 100").set("/hooks", json!({ "poststart": [sh("true"), sh("kill -9 $$")] }));
+    let program = "setsid sleep 100 & touch /up; exec sleep 100";
+    let failing = [sh("while ! test -e rootfs/up; do sleep 0.01; done"), sh("kill -9 $$")];
+    let bundle = Bundle::new().sh(program).namespace("pid", None).set("/hooks", json!({ "poststart": failing }));
     let mut live = bundle.create()?;
     let error = live.container.start().unwrap_err().to_string();
     assert_eq!(error, "error running poststart hook #1: /bin/sh: exit status 137 (killed)");
     assert!(live.init.ended_within(Duration::from_secs(5)));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !live.container.cgroup().pids()?.is_empty() {
+        assert!(Instant::now() < deadline, "{:?} live on", live.container.cgroup().pids()?);
+        runtime().children.reap_orphans();
+        std::thread::sleep(Duration::from_millis(5));
+    }
     Ok(())
 }
 

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Process, Spec};
 use runtime_core::children::Child;
-use runtime_core::container::{Container, CreateRequest, Options, Runtime};
-use runtime_core::hooks;
+use runtime_core::container::{self, Container, CreateRequest, Options, Runtime};
 use runtime_core::state::Status;
+use runtime_core::{hooks, spawn};
 
 use super::bundle::Bundle;
 use super::flags::{Flag, Given, Until, switch, value};
@@ -91,7 +91,15 @@ fn start(berth: &Berth, given: &Given) -> Result<u8, Error> {
         status => return Err(Error::State(format!("cannot start a container in the {status} state"))),
     }
     let relay = relay(berth, id)?;
-    container.start()?;
+    match container.start() {
+        // A hook that fails stops it, and its life goes on at its deletion: runtime-spec 1.3, lifecycle, 7 to 9.
+        Err(error @ container::Error::Spawn(spawn::Error::Hook(_))) => {
+            // Where that cannot be joined, there was nothing to join it for.
+            let _ = rootless::join(&container);
+            undone_on_error(berth, &container, Err(error.into()))?;
+        }
+        started => started?,
+    }
     if let (Some(relay), Some(init), Some(pid)) = (relay, container.init(), container.pid()) {
         relay.wait(init, pid)?;
     }
