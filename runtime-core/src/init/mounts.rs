@@ -82,6 +82,7 @@ impl Init<'_> {
                 (target, mount)
             }
         };
+        must_not_change(mount.as_fd(), step.locked)?;
         change(mount.as_fd(), 0, step.attributes, 0)?;
         change(mount.as_fd(), RECURSIVE, step.recursive_attributes, 0)?;
         attach(mount.as_fd(), target.as_fd())?;
@@ -217,6 +218,27 @@ fn change(mount: BorrowedFd<'_>, flags: u32, attributes: Attributes, propagation
     }
     let attr = MountAttr { set: attributes.set, clear: attributes.clear, propagation, userns_fd: 0 };
     mount_setattr(mount, flags, attr)
+}
+
+/// Whether a mount is already what it would be after a change.
+fn must_not_change(mount: BorrowedFd<'_>, change: Attributes) -> Result<(), Errno> {
+    if change == Attributes::default() {
+        return Ok(());
+    }
+    let now = attributes_of(mount)?;
+    if now & !change.clear | change.set == now { Ok(()) } else { Err(Errno::PERM) }
+}
+
+/// The attributes of a mount, from the flags of statfs(2): the first four have the same bits.
+fn attributes_of(mount: BorrowedFd<'_>) -> Result<u64, Errno> {
+    const SAME: u64 = RDONLY | NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+    const RELATIME: u64 = 0x1000;
+    let flags = rustix::fs::fstatvfs(mount)?.f_flag.bits();
+    let noatime = if flags & libc::ST_NOATIME != 0 { libc::MOUNT_ATTR_NOATIME } else { 0 };
+    // Every mode is a flag there but the strict one.
+    let strict = if flags & (libc::ST_NOATIME | RELATIME) == 0 { libc::MOUNT_ATTR_STRICTATIME } else { 0 };
+    let nodiratime = if flags & libc::ST_NODIRATIME != 0 { libc::MOUNT_ATTR_NODIRATIME } else { 0 };
+    Ok(flags & SAME | noatime | strict | nodiratime)
 }
 
 fn over_slash(mount: BorrowedFd<'_>) -> Result<(), Errno> {

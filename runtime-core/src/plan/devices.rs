@@ -102,6 +102,7 @@ fn make(bound: bool, device: Device, draft: &mut Draft) -> Result<(), Error> {
         source: MountSource::Opened { source, slave_first: true },
         target: device.path,
         attributes: Default::default(),
+        locked: Default::default(),
         recursive_attributes: Default::default(),
         propagation: Vec::new(),
         no_symlinks: false,

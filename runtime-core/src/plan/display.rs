@@ -104,6 +104,7 @@ impl Described<'_> {
         }
         write!(f, "mount {what} on {}{}", mount.target, how.unwrap_or_default())?;
         write!(f, "{}{}", change("", mount.attributes), change(" recursively", mount.recursive_attributes))?;
+        write!(f, "{}", change(" locked", mount.locked))?;
         for propagation in &mount.propagation {
             write!(f, ", {propagation}")?;
         }

@@ -38,6 +38,13 @@ pub(super) struct Context<'a> {
     pub at_path: bool,
 }
 
+impl Context<'_> {
+    /// Whether who mounts is in another user namespace than the host's mounts are of.
+    fn is_confined(&self) -> bool {
+        self.namespaces.own(Namespace::User) || self.input.host.user_namespace
+    }
+}
+
 /// One entry of `mounts`, read but not yet decided on.
 pub(super) struct Entry<'a> {
     /// `mounts[3]`.
@@ -129,6 +136,7 @@ impl Entry<'_> {
             source,
             target: self.target.clone(),
             attributes: Default::default(),
+            locked: Default::default(),
             recursive_attributes: self.options.recursive,
             propagation: self.options.propagation.clone(),
             no_symlinks: self.options.bind.is_none() && matches!(self.fstype, "proc" | "sysfs"),
@@ -151,7 +159,11 @@ pub(super) fn bind(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) 
     let recursive = entry.options.bind == Some(true);
     let source = draft.source(idmap::of_bind(context, entry, Source::Tree { path, recursive })?);
     let mut step = entry.step(MountSource::Opened { source, slave_first: context.slave_first });
-    step.attributes = entry.options.bind_attributes();
+    if context.is_confined() {
+        (step.attributes, step.locked) = entry.options.locked_bind_attributes();
+    } else {
+        step.attributes = entry.options.bind_attributes();
+    }
     Ok(step)
 }
 
@@ -272,6 +284,7 @@ fn nest(
         source: MountSource::Opened { source, slave_first: bound && context.slave_first },
         target,
         attributes: if bound { options.bind_attributes() } else { Default::default() },
+        locked: Default::default(),
         recursive_attributes: options.recursive,
         propagation: options.propagation,
         no_symlinks: false,

@@ -20,6 +20,9 @@ const ATIME: u64 = Attr::MOUNT_ATTR__ATIME.bits() as u64;
 const NODIRATIME: u64 = Attr::MOUNT_ATTR_NODIRATIME.bits() as u64;
 const NOSYMFOLLOW: u64 = Attr::MOUNT_ATTR_NOSYMFOLLOW.bits() as u64;
 
+/// What a mount cannot lose in another user namespace than that it comes from. mount_namespaces(7)
+const LOCKABLE: u64 = RDONLY | NOSUID | NODEV | NOEXEC;
+
 /// `nosuid,nodev,noexec`: what runc gives the pieces of a cgroup v1 tree.
 pub(super) const RESTRICTED: u64 = NOSUID | NODEV | NOEXEC;
 
@@ -37,8 +40,10 @@ pub(super) struct Options {
     /// Attributes of the mount.
     pub set: u64,
     pub cleared: u64,
-    /// Whether one of the access-time options was named.
-    atime: bool,
+    /// Whether any attribute was named, to be set or to be cleared.
+    named: bool,
+    /// `relatime`, which is the absence of every other mode.
+    relatime: bool,
     /// Attributes of the tree.
     pub recursive: Attributes,
     /// In the order given.
@@ -102,17 +107,12 @@ impl Options {
             self.set &= !flag;
             self.cleared |= flag;
         }
-        self.atime |= matches!(
-            word,
-            "atime"
-                | "noatime"
-                | "relatime"
-                | "norelatime"
-                | "strictatime"
-                | "nostrictatime"
-                | "diratime"
-                | "nodiratime"
-        );
+        self.named = true;
+        match word {
+            "relatime" => self.relatime = true,
+            "norelatime" => self.relatime = false,
+            _ => {}
+        }
         true
     }
 
@@ -153,20 +153,36 @@ impl Options {
         (self.set & !(ATIME | NODIRATIME)) | self.access_time()
     }
 
-    /// The change of a bind's attributes. As in runc a bind with any option gets exactly these options, and keeps its
-    /// source's otherwise or with `remount`; access times are kept unless one is named, and nosymfollow, which kernels
-    /// before 5.14 do not know.
+    /// The change of a bind's attributes. As in runc a bind with any option, even if that only clears a flag, gets exactly
+    /// its options, and keeps its source's otherwise or with `remount`; access times are kept unless one is to be set.
     pub fn bind_attributes(&self) -> Attributes {
-        const FLAGS: u64 = RDONLY | NOSUID | NODEV | NOEXEC | NOSYMFOLLOW;
-        if self.set == 0 && !self.remount && !self.atime {
+        const FLAGS: u64 = LOCKABLE | NOSYMFOLLOW;
+        if !self.named {
             return Attributes::default();
         }
-        let mut change = Attributes { set: self.set & FLAGS, clear: self.cleared & FLAGS };
-        if self.atime {
-            change.set |= self.access_time();
-            change.clear |= ATIME | (NODIRATIME & !change.set);
+        let set = self.set & FLAGS;
+        let change = Attributes { set, clear: if self.remount { self.cleared & FLAGS } else { FLAGS & !set } };
+        let times = self.access_times();
+        Attributes { set: change.set | times.set, clear: change.clear | times.clear }
+    }
+
+    /// The same, of what a user namespace sees. The first is the change; the second says what the source must be like
+    /// already, since nobody there could make it so: mounts that come from outside have their flags locked.
+    /// mount_namespaces(7)
+    pub fn locked_bind_attributes(&self) -> (Attributes, Attributes) {
+        let change = self.bind_attributes();
+        let free = Attributes { set: change.set & !(ATIME | NODIRATIME), clear: change.clear & NOSYMFOLLOW };
+        let times = self.access_times();
+        (free, Attributes { set: times.set, clear: times.clear | self.cleared & LOCKABLE })
+    }
+
+    /// The access times that are to be set, as one whole: relatime is what is left when nothing else is said.
+    fn access_times(&self) -> Attributes {
+        let set = self.access_time();
+        if set == 0 && !self.relatime {
+            return Attributes::default();
         }
-        change
+        Attributes { set, clear: ATIME | (NODIRATIME & !set) }
     }
 
     /// The options for the file system itself, as fsconfig(2) takes them.

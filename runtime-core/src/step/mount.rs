@@ -66,6 +66,9 @@ pub struct MountStep {
     pub target: InRoot,
     /// Attributes of the mount itself.
     pub attributes: Attributes,
+    /// A change of attributes that must change nothing, or the mount is refused: it has been asked for in a user namespace,
+    /// which has no right to it.
+    pub locked: Attributes,
     /// Attributes of the whole tree (`rro`, `rnosuid` …).
     pub recursive_attributes: Attributes,
     /// Propagation, in the order given.

@@ -1,7 +1,10 @@
 //! Mounts of every kind, as they are seen inside.
 
 use std::fs;
+use std::path::PathBuf;
 
+use rustix::fs::{XattrFlags, getxattr, setxattr};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use serde_json::{Value, json};
 
 use super::bundle::{Bundle, scratch};
@@ -16,6 +19,8 @@ pub const TESTS: &[Test] = &[
     ("fifo_is_made_inside_a_user_namespace", fifo),
     ("readonly_tmpfs_takes_mounts_below_it", readonly_tmpfs),
     ("bind_has_exactly_its_options", bind_options),
+    ("bind_with_any_option_keeps_no_flag_of_its_source", bind_clears),
+    ("bind_in_a_user_namespace_gets_no_more_than_its_source_has", bind_locked),
     ("bind_of_a_file_makes_its_target", bind_file),
     ("bind_takes_one_mount_and_rbind_the_tree", recursive),
     ("rro_makes_the_tree_readonly_and_ro_the_mount", recursive_readonly),
@@ -150,6 +155,63 @@ fn bind_options() -> Result<(), Stop> {
     assert!(mount_of(&said, "/strict").starts_with("tmpfs ro,nosuid,nodev,noexec,noatime"), "{said}");
     assert!(said.ends_with("sh: can't create /ro/x: Read-only file system\n126"), "{said}");
     assert!(bundle.dir.join("volume/file").exists());
+    Ok(())
+}
+
+/// A volume that is a mount of its own with these flags.
+fn flagged(bundle: &Bundle, flags: MountFlags) -> PathBuf {
+    let source = bundle.dir.join("flagged");
+    if !source.exists() {
+        fs::create_dir(&source).unwrap();
+        mount("tmpfs", &source, "tmpfs", MountFlags::empty(), None).unwrap();
+        fs::set_permissions(&source, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    }
+    mount_remount(&source, MountFlags::BIND | flags, "").unwrap();
+    source
+}
+
+/// What a bind of a source with these flags looks like inside, by these options.
+fn bound(bundle: Bundle, flags: MountFlags, options: &[&str]) -> Result<String, String> {
+    let source = flagged(&bundle, flags);
+    let options = [&["bind"], options].concat();
+    let bind = json!({"destination": "/bound", "type": "bind", "source": source, "options": options});
+    let bundle = bundle.with_mount(bind).sh("cat /proc/self/mounts");
+    let said = bundle.says();
+    unmount(&source, UnmountFlags::DETACH).unwrap();
+    said.map(|mounts| mount_of(&mounts, "/bound"))
+}
+
+const HARD: MountFlags =
+    MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+fn bind_clears() -> Result<(), Stop> {
+    let seen = |flags, options: &[&str]| bound(Bundle::new(), flags, options);
+    let hard = HARD | MountFlags::NOATIME;
+    assert_eq!(seen(hard, &[])?, "tmpfs ro,nosuid,nodev,noexec,noatime");
+    assert_eq!(seen(hard, &["rprivate"])?, "tmpfs ro,nosuid,nodev,noexec,noatime");
+    for clearing in ["rw", "dev", "suid", "exec", "symfollow", "atime", "norelatime"] {
+        assert_eq!(seen(hard, &[clearing])?, "tmpfs rw,noatime", "{clearing}");
+    }
+    assert_eq!(seen(hard, &["ro"])?, "tmpfs ro,noatime");
+    assert_eq!(seen(hard, &["remount", "exec"])?, "tmpfs ro,nosuid,nodev,noatime");
+    assert_eq!(seen(hard, &["relatime"])?, "tmpfs rw,relatime");
+    assert_eq!(seen(hard, &["strictatime"])?, "tmpfs rw");
+    assert_eq!(seen(hard, &["nodiratime", "norelatime"])?, "tmpfs rw,nodiratime,relatime");
+    Ok(())
+}
+
+fn bind_locked() -> Result<(), Stop> {
+    let seen = |flags, options: &[&str]| bound(super::namespaces::with_user_namespace(Bundle::new()), flags, options);
+    let hard = HARD | MountFlags::NOATIME;
+    let kept = "tmpfs ro,nosuid,nodev,noexec,noatime";
+    for harmless in ["rprivate", "nodev", "symfollow", "ro", "noatime", "atime", "norelatime"] {
+        assert_eq!(seen(hard, &[harmless])?, kept, "{harmless}");
+    }
+    assert_eq!(seen(MountFlags::NOSUID, &["ro", "exec"])?, "tmpfs ro,nosuid,relatime");
+    for more in ["rw", "suid", "dev", "exec", "relatime", "strictatime", "nodiratime"] {
+        let refusal = seen(hard, &[more]).unwrap_err();
+        assert!(refusal.contains("/bound") && refusal.ends_with("operation not permitted"), "{more}: {refusal}");
+    }
     Ok(())
 }
 
