@@ -185,7 +185,8 @@ impl<'a> Init<'a> {
             Step::ReadonlyPath(path) => self.readonly_path(path),
             Step::Scheduler(attr) => sys::sched_setattr(attr),
             Step::IoPriority(priority) => sys::ioprio_set(*priority),
-            Step::CpuAffinity(cpus) => sys::sched_setaffinity(cpus),
+            Step::CpuAffinity(cpus) => sys::sched_setaffinity(&cpus.0),
+            Step::EveryCpu => identity::every_cpu(),
             Step::MemoryPolicy { mode, nodes } => sys::set_mempolicy(*mode, nodes),
             Step::Personality(persona) => sys::personality(*persona),
             Step::Umask(mask) => {

@@ -230,6 +230,8 @@ fn enter(
 ) -> Result<(), Error> {
     draft.step(Step::JoinCgroup);
     identity::oom_score_adj(process, draft)?;
+    // Only now, or it would be confined to the CPUs of ours.
+    draft.step(Step::EveryCpu);
     keyring(input.id, input.no_new_keyring, draft)?;
     if hooks.is_some_and(|hooks| mounts::is_attached_at_path(namespaces, hooks)) {
         draft.step(Step::EnterRootPath(mounts::root_path(input)?));
@@ -354,9 +356,10 @@ fn confine(
 fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Result<(), Error> {
     let (initial, last) = scheduling::affinity(input.process, input.spec.process().as_ref())?;
     // On v2 it is born in the cgroup, and there is no time before.
+    let reset = (initial.is_none() && last.is_none()).then_some(Step::EveryCpu);
     draft.steps.extend(initial.filter(|_| input.host.cgroup != CgroupLayout::V2));
     draft.step(Step::JoinCgroup);
-    draft.steps.extend(last);
+    draft.steps.extend(last.or(reset));
     identity::oom_score_adj(input.process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
     if namespaces.own(Namespace::User) {

@@ -347,6 +347,8 @@ pub enum Step {
     IoPriority(u32),
     /// sched_setaffinity(2)
     CpuAffinity(BitSet),
+    /// Run wherever the cgroup lets it: the CPUs that our caller was confined to are no matter of the container's.
+    EveryCpu,
     /// set_mempolicy(2)
     MemoryPolicy {
         /// `MPOL_*` and its flags.

@@ -82,6 +82,13 @@ pub(super) fn session_keyring(name: &CStr) -> Result<(), Errno> {
     }
 }
 
+/// As runc, go on without where that is refused to us.
+pub(super) fn every_cpu() -> Result<(), Errno> {
+    // More than any kernel has: it takes those that there are. linux/threads.h
+    let _ = sys::sched_setaffinity(&[u64::MAX; 8192 / 64]);
+    Ok(())
+}
+
 pub(super) fn rlimit(resource: u32, soft: u64, hard: u64) -> Result<(), Errno> {
     sys::setrlimit(resource, soft, hard)
 }

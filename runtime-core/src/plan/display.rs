@@ -317,6 +317,7 @@ impl Step {
 fn fixed(step: &Step) -> Option<&'static str> {
     Some(match step {
         Step::JoinCgroup => "join the cgroup",
+        Step::EveryCpu => "allow every CPU",
         Step::UnshareUser => "create the user namespace",
         Step::BecomeRoot => "become root of the user namespace",
         Step::OpenTimeOffsets => "open timens_offsets",

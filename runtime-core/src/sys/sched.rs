@@ -35,10 +35,10 @@ pub(crate) fn ioprio_set(priority: u32) -> Result<(), Errno> {
 }
 
 /// sched_setaffinity(2) of the calling process.
-pub(crate) fn sched_setaffinity(cpus: &BitSet) -> Result<(), Errno> {
-    let bytes = size_of_val(cpus.0.as_slice());
+pub(crate) fn sched_setaffinity(cpus: &[u64]) -> Result<(), Errno> {
+    let bytes = size_of_val(cpus);
     // SAFETY: the kernel reads `bytes` bytes of the set.
-    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, cpus.0.as_ptr()) })?;
+    check(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, bytes, cpus.as_ptr()) })?;
     Ok(())
 }
 

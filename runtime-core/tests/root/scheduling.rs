@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::{Value, json};
 
 use super::bundle::{Bundle, Live, shell};
@@ -13,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("scheduler_is_the_spec's_and_an_exec's_own", scheduler),
     ("io_priority_is_the_spec's_for_execs_too", io_priority),
     ("exec_runs_on_the_cpus_that_it_may", affinity),
+    ("container_is_not_confined_to_the_cpus_of_its_maker", unconfined),
     ("personality_is_the_spec's_for_execs_too", personality),
     ("memory_policy_is_the_spec's", memory_policy),
     ("clocks_of_a_time_namespace_have_their_offsets", clocks),
@@ -72,6 +74,25 @@ fn affinity() -> Result<(), Stop> {
     let mut live = bundle.set("/process/execCPUAffinity", json!({"final": "1"})).start()?;
     assert_eq!(field(&live.init.up(), "Cpus_allowed_list"), all);
     assert_eq!(allowed(&live, json!(null))?, "1");
+    Ok(())
+}
+
+fn unconfined() -> Result<(), Stop> {
+    let all = sched_getaffinity(None)?;
+    let mut first = CpuSet::new();
+    first.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap_or_default());
+    if first == all {
+        return Err(Stop::CannotRun("this process may run on one CPU only"));
+    }
+    let outside = field(&fs::read_to_string("/proc/self/status")?, "Cpus_allowed_list");
+    sched_setaffinity(None, &first)?;
+    let inside = Bundle::new().sh("cat /proc/self/status; echo up; exec sleep 100").start().map(|mut live| {
+        let init = field(&live.init.up(), "Cpus_allowed_list");
+        (init, live.sh("cat /proc/self/status").map(|said| field(&said.stdout, "Cpus_allowed_list")))
+    });
+    sched_setaffinity(None, &all)?;
+    let (init, exec) = inside?;
+    assert_eq!((init, exec?), (outside.clone(), outside));
     Ok(())
 }
 
