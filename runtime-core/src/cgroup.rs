@@ -158,7 +158,7 @@ impl Cgroup {
     /// This cgroup with another one below it in its place: on v2 at a path; on v1 a hierarchy, by the name of a controller,
     /// has one each, and those that are not named stay. None of it is made here.
     pub fn below(&self, paths: &[(Option<&str>, &str)]) -> Result<Cgroup, Error> {
-        let refused = |path: &str| Error::BadPath { path: path.to_owned() };
+        let refused = |path: &str| Error::BadSubPath { path: path.to_owned() };
         let relative = |path: &str| {
             let path = path.trim_matches('/');
             let climbs = path.split('/').any(|part| part == "..");

@@ -145,6 +145,9 @@ fn an_exec_goes_into_a_cgroup_below(stage: &Stage) -> Result<()> {
         .detached(&["exec", "-d", "--pid-file", &stage.path("pid"), "--cgroup", asked, id, "sleep", "3000"])?
         .success()?;
     ensure!(fs::read_to_string(format!("{below}/cgroup.procs"))? == fs::read_to_string(stage.path("pid"))? + "\n");
+    let outside = if is_v1 { "pids:.." } else { ".." };
+    let outcome = stage.run(&["exec", "--cgroup", outside, id, "true"])?;
+    ensure!(outcome.stderr.contains("bad sub cgroup path: .."), "{outcome}");
     for bad in ["pids:../..", "pids:nonsense", "fly:sub", "a:b:c", ",:x"] {
         let outcome = stage.run(&["exec", "--cgroup", bad, id, "true"])?;
         ensure!(outcome.code != 0, "{bad}: {outcome}");

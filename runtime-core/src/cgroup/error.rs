@@ -86,9 +86,23 @@ pub enum Error {
         path: String,
     },
     /// The cgroup was there before and somebody lives in it.
-    #[error("cgroup {path} exists and holds processes")]
+    #[error("container's cgroup is not empty: {count} process(es) found in {path}")]
     InUse {
         /// From the hierarchy's root.
+        path: String,
+        /// How many.
+        count: usize,
+    },
+    /// The cgroup was there before and would stop whoever enters it.
+    #[error("container's cgroup unexpectedly frozen: {path}")]
+    Frozen {
+        /// From the hierarchy's root.
+        path: String,
+    },
+    /// `exec --cgroup` names none below the container's.
+    #[error("bad sub cgroup path: {path}")]
+    BadSubPath {
+        /// As it was given.
         path: String,
     },
     /// A limit is asked for, and the host has nobody to keep it.
@@ -170,7 +184,7 @@ pub enum Error {
         usage: u64,
     },
     /// `unified` is for cgroup v2.
-    #[error("unified resources need cgroup v2")]
+    #[error("invalid configuration: unified resources need cgroup v2")]
     UnifiedOnV1,
     /// A key of `unified` is no file of a known controller.
     #[error("unified resource {file:?} is not a CONTROLLER.FILE name")]
@@ -265,8 +279,9 @@ impl Error {
             Self::Unit { source, .. } if source.is(".UnitExists") => ErrorKind::AlreadyExists,
             Self::Absent { .. } => ErrorKind::NotFound,
             Self::InUse { .. } => ErrorKind::AlreadyExists,
-            Self::BelowUsage { .. } | Self::Busy { .. } => ErrorKind::FailedPrecondition,
+            Self::BelowUsage { .. } | Self::Busy { .. } | Self::Frozen { .. } => ErrorKind::FailedPrecondition,
             Self::BadPath { .. }
+            | Self::BadSubPath { .. }
             | Self::BadUnit { .. }
             | Self::OutOfRange { .. }
             | Self::Swap { .. }

@@ -76,7 +76,7 @@ impl Groups {
     /// The same, with cgroups below in the place of the hierarchies that are named.
     pub(super) fn below(&self, paths: &[(String, String)]) -> Result<Groups, Error> {
         if let Some((_, path)) = paths.iter().find(|(name, _)| !self.groups.iter().any(|group| group.is(name))) {
-            return Err(Error::BadPath { path: path.clone() });
+            return Err(Error::BadSubPath { path: path.clone() });
         }
         let reopen = |group: &Group| {
             let path = paths.iter().find(|(name, _)| group.is(name)).map_or(".", |(_, path)| path);
@@ -199,12 +199,15 @@ impl Group {
         self.controllers.contains(&controller)
     }
 
-    /// A directory that is there already serves if it is empty; a frozen one would swallow our child.
+    /// A directory that is there already serves if it is empty. Who froze it wants nobody to run there.
     fn reuse(&self, path: &str) -> Result<(), Error> {
-        if !processes::all(&self.dir)?.is_empty() {
-            return Err(Error::InUse { path: format!("/{path}") });
+        let path = || format!("/{path}");
+        match processes::all(&self.dir)?.len() {
+            0 => {}
+            count => return Err(Error::InUse { path: path(), count }),
         }
-        if self.has("freezer") { set_state(&self.dir, "THAWED") } else { Ok(()) }
+        let frozen = self.has("freezer") && read(&self.dir, STATE)?.trim() != "THAWED";
+        if frozen { Err(Error::Frozen { path: path() }) } else { Ok(()) }
     }
 }
 

@@ -103,10 +103,12 @@ impl Group {
     }
 
     fn reuse(&self, path: &str) -> Result<(), Error> {
-        if !self.pids()?.is_empty() {
-            return Err(Error::InUse { path: format!("/{path}") });
+        let path = || format!("/{path}");
+        match self.pids()?.len() {
+            0 => {}
+            count => return Err(Error::InUse { path: path(), count }),
         }
-        self.set_frozen("0")
+        if self.is_frozen()? { Err(Error::Frozen { path: path() }) } else { Ok(()) }
     }
 
     /// The rules as a program. A cgroup that was there may have one, which is replaced in one step:

@@ -42,11 +42,14 @@ fn made_everywhere() -> Result<(), Failed> {
 
 fn taken_over() -> Result<(), Failed> {
     let scratch = Scratch::new();
-    Cgroup::create(&scratch.path, None)?.freeze()?;
-    // What was left frozen must not swallow the next one's processes.
+    let first = Cgroup::create(&scratch.path, None)?;
+    first.freeze()?;
+    // It would swallow the next one's processes.
+    assert!(matches!(Cgroup::create(&scratch.path, None), Err(Error::Frozen { .. })));
+    first.thaw()?;
     let second = Cgroup::create(&scratch.path, None)?;
     let _inmate = Inmate::run(&second, "exec sleep 100");
-    assert!(matches!(Cgroup::create(&scratch.path, None), Err(Error::InUse { .. })));
+    assert!(matches!(Cgroup::create(&scratch.path, None), Err(Error::InUse { count: 1, .. })));
     assert!(hierarchies().iter().all(|hierarchy| scratch.dir(hierarchy).is_dir()));
     Ok(())
 }
