@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use oci_spec::runtime::{Linux, Process, Spec};
 
+pub(crate) use self::capabilities::unavailable;
 use self::confine::Labels;
 pub use self::display::Described;
 use self::draft::{Draft, c_string, in_root};
@@ -229,9 +230,9 @@ fn enter(
     draft: &mut Draft,
 ) -> Result<(), Error> {
     draft.step(Step::JoinCgroup);
-    identity::oom_score_adj(process, draft)?;
     // Only now, or it would be confined to the CPUs of ours.
     draft.step(Step::EveryCpu);
+    identity::oom_score_adj(process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
     if hooks.is_some_and(|hooks| mounts::is_attached_at_path(namespaces, hooks)) {
         draft.step(Step::EnterRootPath(mounts::root_path(input)?));
@@ -355,8 +356,8 @@ fn confine(
 /// An exec: into everything that the container has of its own, at once.
 fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Result<(), Error> {
     let (initial, last) = scheduling::affinity(input.process, input.spec.process().as_ref())?;
-    // On v2 it is born in the cgroup, and there is no time before.
     let reset = (initial.is_none() && last.is_none()).then_some(Step::EveryCpu);
+    // On v2 it is born in the cgroup, and there is no time before.
     draft.steps.extend(initial.filter(|_| input.host.cgroup != CgroupLayout::V2));
     draft.step(Step::JoinCgroup);
     draft.steps.extend(last.or(reset));

@@ -45,13 +45,13 @@ pub enum Error {
 /// the spec's, stdio is a terminal where the spec wants one, and the id is the directory's name, as containerd has it.
 pub fn preview(bundle: &Path) -> Result<InitPlan, Error> {
     let bundle = bundle.canonicalize().map_err(|source| Error::Bundle { path: bundle.to_owned(), source })?;
-    let spec = spec::load(&bundle)?;
+    let (spec, warnings) = spec::load(&bundle)?;
     let host = Host::probe().map_err(Error::Host)?;
     let id = bundle.file_name().unwrap_or_default().to_string_lossy();
     let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let seccomp = profile.map(|profile| Cache::new(None).compile(profile)).transpose()?;
     let cgroup = CgroupPath::parse(cgroups_path(&spec), &id)?;
-    Ok(InitPlan::compile(&Input {
+    let mut plan = InitPlan::compile(&Input {
         spec: &spec,
         id: &id,
         bundle: &bundle,
@@ -66,5 +66,7 @@ pub fn preview(bundle: &Path) -> Result<InitPlan, Error> {
         seccomp,
         gate: None,
         preserve_fds: 0,
-    })?)
+    })?;
+    plan.warnings.splice(..0, warnings);
+    Ok(plan)
 }

@@ -1,5 +1,6 @@
 //! config.json, read and parsed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use oci_spec::runtime::{Capability, Process, Spec};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::Value;
+
+use crate::plan::unavailable;
 
 /// Why there is no spec.
 #[derive(Debug, thiserror::Error)]
@@ -35,43 +38,68 @@ pub enum Error {
 /// An error in a longer JSON is not searched for its field.
 const LONGEST: usize = 256 << 10;
 
+/// What was read, and what is to be told of it.
+pub type Read<T> = (T, Vec<String>);
+
 /// Reads `<bundle>/config.json`.
-pub fn load(bundle: &Path) -> Result<Spec, Error> {
+pub fn load(bundle: &Path) -> Result<Read<Spec>, Error> {
     let path = bundle.join("config.json");
     match fs::read(&path) {
-        Ok(json) => parse(&json).map_err(|source| Error::Parse { path, source }),
+        Ok(json) => read(&json).map_err(|source| Error::Parse { path, source }),
         Err(source) => Err(Error::Read { path, source }),
     }
 }
 
-/// A spec from JSON. Names of capabilities that nobody knows are left out: OCI wants a warning at most.
-pub fn parse(json: &[u8]) -> Result<Spec, serde_json::Error> {
+/// A spec from JSON. Names of capabilities that nobody knows are left out, and told: OCI wants a warning.
+pub fn read(json: &[u8]) -> Result<Read<Spec>, serde_json::Error> {
     lenient(json, "/process/capabilities")
 }
 
 /// The process of an exec from JSON, likewise.
-pub fn parse_process(json: &[u8]) -> Result<Process, serde_json::Error> {
+pub fn read_process(json: &[u8]) -> Result<Read<Process>, serde_json::Error> {
     lenient(json, "/capabilities")
 }
 
-fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<T, serde_json::Error> {
-    serde_json::from_slice(json).or_else(|error| {
+/// A spec from JSON, for who has nobody to tell what was left out.
+pub fn parse(json: &[u8]) -> Result<Spec, serde_json::Error> {
+    read(json).map(|(spec, _)| spec)
+}
+
+/// The process of an exec from JSON, likewise.
+pub fn parse_process(json: &[u8]) -> Result<Process, serde_json::Error> {
+    read_process(json).map(|(process, _)| process)
+}
+
+fn lenient<T: DeserializeOwned>(json: &[u8], capabilities: &str) -> Result<Read<T>, serde_json::Error> {
+    serde_json::from_slice(json).map(|read| (read, Vec::new())).or_else(|error| {
         let mut value: Value = serde_json::from_slice(json)?;
-        let sets = value.pointer_mut(capabilities).and_then(Value::as_object_mut);
-        let mut dropped = false;
-        for names in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
-            let before = names.len();
-            names.retain(|name| !name.is_string() || Capability::deserialize(name).is_ok());
-            dropped |= names.len() != before;
-        }
+        let dropped = drop_unknown(&mut value, capabilities);
         let process = capabilities.trim_end_matches("/capabilities");
         let renamed = rename_flags(&mut value, &format!("{process}/"));
         let rooted = add_user(&mut value, process);
-        if !(dropped || renamed || rooted) {
+        if dropped.is_empty() && !renamed && !rooted {
             return Err(named::<T>(error, json, &value));
         }
-        serde_json::from_value(value.clone()).map_err(|error| named::<T>(error, json, &value))
+        let warning = (!dropped.is_empty()).then(|| unavailable(dropped));
+        let read = serde_json::from_value(value.clone()).map_err(|error| named::<T>(error, json, &value))?;
+        Ok((read, warning.into_iter().collect()))
     })
+}
+
+/// Takes out of every set the names that are no capability's, and says which these were.
+fn drop_unknown(spec: &mut Value, capabilities: &str) -> BTreeSet<String> {
+    let mut dropped = BTreeSet::new();
+    let sets = spec.pointer_mut(capabilities).and_then(Value::as_object_mut);
+    for names in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
+        names.retain(|name| match name.as_str() {
+            Some(text) if Capability::deserialize(name).is_err() => {
+                dropped.insert(text.to_owned());
+                false
+            }
+            _ => true,
+        });
+    }
+    dropped
 }
 
 /// An error of a parser tells a line at most; which field it is tells its absence.
@@ -165,8 +193,10 @@ mod tests {
 
     #[test]
     fn unknown_capabilities_are_left_out_and_other_errors_stay() {
-        let process = r#"{"user":{},"cwd":"/","capabilities":{"bounding":["CAP_FLY","CAP_KILL"]}}"#;
-        let process = parse_process(process.as_bytes()).unwrap();
+        let sets = r#"{"bounding":["CAP_FLY","CAP_KILL"],"effective":["CAP_FLY","CAP_ACT"]}"#;
+        let process = format!(r#"{{"user":{{}},"cwd":"/","capabilities":{sets}}}"#);
+        let (process, warnings) = read_process(process.as_bytes()).unwrap();
+        assert_eq!(warnings, ["ignoring unknown or unavailable capabilities: [CAP_ACT CAP_FLY]"]);
         let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().clone());
         assert_eq!(bounding, Some([Capability::Kill].into()));
         let error = parse_process(br#"{"user":{"uid":4294967296},"cwd":"/"}"#).unwrap_err();

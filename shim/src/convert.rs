@@ -10,6 +10,7 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use runtime_core::plan::rootfs;
+use runtime_core::spec;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 mod stats;
@@ -74,12 +75,12 @@ impl From<&Streams> for TaskIO {
     }
 }
 
-/// The process of an exec: JSON of the OCI `Process`, whose terminal the request decides.
-pub fn process(request: &ExecProcessRequest) -> Result<oci_spec::runtime::Process, Error> {
-    let parsed = runtime_core::spec::parse_process(json(request.spec.as_ref()));
-    let mut process = parsed.map_err(undecodable("process"))?;
+/// The process of an exec: JSON of the OCI `Process`, whose terminal the request decides. With it comes what is to be told.
+pub fn process(request: &ExecProcessRequest) -> Result<spec::Read<oci_spec::runtime::Process>, Error> {
+    let read = spec::read_process(json(request.spec.as_ref()));
+    let (mut process, warnings) = read.map_err(undecodable("process"))?;
     process.set_terminal(Some(request.terminal));
-    Ok(process)
+    Ok((process, warnings))
 }
 
 /// The limits of an Update: JSON of the OCI `LinuxResources`.
@@ -141,7 +142,7 @@ mod tests {
         let spec = br#"{"args":["sh"],"cwd":"/","terminal":true,"user":{"uid":0,"gid":0}}"#;
         let spec = Any { value: spec.to_vec(), ..Any::default() };
         let mut request = ExecProcessRequest { spec: Some(spec).into(), ..ExecProcessRequest::default() };
-        assert_eq!(process(&request).unwrap().terminal(), Some(false));
+        assert_eq!(process(&request).unwrap().0.terminal(), Some(false));
         request.spec = None.into();
         assert!(matches!(process(&request), Err(Error::Decode { .. })));
     }

@@ -104,7 +104,11 @@ impl Task {
     fn exec(&self, request: ExecProcessRequest) -> Result<Empty, Error> {
         let record = self.containers.get(&request.id)?;
         record.init.state().admit(Operation::Exec)?;
-        let exec = Exec { process: Process::new(Streams::from(&request)), spec: convert::process(&request)? };
+        let (spec, warnings) = convert::process(&request)?;
+        for warning in warnings {
+            tracing::warn!(id = record.id, exec_id = request.exec_id, "exec: {warning}");
+        }
+        let exec = Exec { process: Process::new(Streams::from(&request)), spec };
         record.add_exec(&request.exec_id, exec)?;
         let event = TaskExecAdded { container_id: request.id, exec_id: request.exec_id, ..TaskExecAdded::default() };
         self.events.publish(events::EXEC_ADDED, &event);

@@ -10,7 +10,13 @@ use super::Fact;
 use super::stage::{Stage, refused};
 
 pub fn facts() -> Vec<Fact> {
-    crate::facts![update_changes_limits, update_refuses_what_is_no_limit, events_tell_what_is_used]
+    crate::facts![
+        update_changes_limits,
+        update_refuses_what_is_no_limit,
+        events_tell_what_is_used,
+        a_cgroup_that_is_frozen_or_lived_in_is_refused,
+        what_is_not_given_is_told,
+    ]
 }
 
 /// A file of the memory controller, in the version that the host has.
@@ -50,6 +56,45 @@ fn update_refuses_what_is_no_limit(stage: &Stage) -> Result<()> {
     stage.run(&["kill", id, "KILL"])?.success()?;
     stage.expect(id, "stopped")?;
     refused(stage.run(&["update", "--memory", "1m", id])?, 1, "container not running")
+}
+
+fn a_cgroup_that_is_frozen_or_lived_in_is_refused(stage: &Stage) -> Result<()> {
+    let (id, other) = (&stage.id("x"), &stage.id("y"));
+    let v1 = format!("/sys/fs/cgroup/freezer/{id}");
+    let is_v1 = std::path::Path::new("/sys/fs/cgroup/freezer").exists();
+    let (directory, file, frozen, thawed) = match is_v1 {
+        true => (v1, "freezer.state", "FROZEN", "THAWED"),
+        false => (format!("/sys/fs/cgroup/{id}"), "cgroup.freeze", "1", "0"),
+    };
+    fs::create_dir(&directory)?;
+    fs::write(format!("{directory}/{file}"), frozen)?;
+    for verb in ["create", "run"] {
+        refused(stage.run(&[verb, id])?, 1, "container's cgroup unexpectedly frozen")?;
+    }
+    ensure!(fs::read_to_string(format!("{directory}/{file}"))?.trim() == frozen, "it was thawed");
+    fs::write(format!("{directory}/{file}"), thawed)?;
+    stage.detached(&["run", "-d", id])?.success()?;
+    refused(stage.run(&["create", other])?, 1, "container's cgroup is not empty: 1 process(es) found")?;
+    refused(stage.run(&["state", other])?, 1, "container does not exist")?;
+    stage.expect(id, "running")
+}
+
+fn what_is_not_given_is_told(stage: &Stage) -> Result<()> {
+    let id = &stage.id("x");
+    stage.spec(|spec| {
+        let sets = &mut spec["process"]["capabilities"];
+        sets["bounding"] = serde_json::json!(["CAP_KILL", "TEST_CAP"]);
+        sets["inheritable"] = serde_json::json!(["CAP_KILL"]);
+        sets["ambient"] = serde_json::json!(["CAP_KILL", "CAP_CHOWN"]);
+    })?;
+    stage.script("grep CapAmb /proc/self/status")?;
+    let outcome = stage.run(&["run", id])?.success()?;
+    ensure!(outcome.stdout.contains("0000000000000020"), "{outcome}");
+    for warning in ["ignoring unknown or unavailable capabilities: [TEST_CAP]", "can't raise ambient capability CAP_CHOWN: "]
+    {
+        ensure!(outcome.stderr.contains(&format!("level=warning msg=\"{warning}")), "{warning}: {outcome}");
+    }
+    Ok(())
 }
 
 fn events_tell_what_is_used(stage: &Stage) -> Result<()> {

@@ -30,7 +30,7 @@ const END: &str = "/berth-budget-end";
 pub fn play(bundle: &str) -> i32 {
     let runtime = Runtime::new(None).unwrap();
     let bundle = Path::new(bundle);
-    let spec = runtime_core::spec::load(bundle).unwrap();
+    let (spec, _) = runtime_core::spec::load(bundle).unwrap();
     let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
     let stdio = ContainerStdio::Files([null(), null(), null()]);
     let id = bundle.file_name().unwrap().to_str().unwrap();

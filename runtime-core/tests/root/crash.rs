@@ -23,7 +23,7 @@ pub fn parent(bundles: &[&str]) -> i32 {
     let mut kept = Vec::new();
     for (number, bundle) in bundles.iter().enumerate() {
         let bundle = Path::new(bundle);
-        let spec = runtime_core::spec::load(bundle).unwrap();
+        let (spec, _) = runtime_core::spec::load(bundle).unwrap();
         let null = || fs::OpenOptions::new().read(true).write(true).open("/dev/null").unwrap().into();
         let request = CreateRequest {
             id: bundle.file_name().unwrap().to_str().unwrap(),

@@ -18,6 +18,8 @@ pub struct Bundle {
     pub path: PathBuf,
     /// What its config.json says.
     pub spec: Spec,
+    /// What is to be told of that.
+    pub warnings: Vec<String>,
 }
 
 impl Bundle {
@@ -26,11 +28,12 @@ impl Bundle {
         let path = given.path("bundle").unwrap_or_else(|| ".".into());
         let path = path.canonicalize().map_err(Error::file("chdir", path))?;
         let config = given.path("config").unwrap_or_else(|| path.join(CONFIG));
-        Ok(Self { spec: load(&config)?, path })
+        let (spec, warnings) = load(&config)?;
+        Ok(Self { path, spec, warnings })
     }
 }
 
-fn load(config: &Path) -> Result<Spec, Error> {
+fn load(config: &Path) -> Result<spec::Read<Spec>, Error> {
     let json = match std::fs::read(config) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let given = config.file_name().unwrap_or_default();
@@ -38,14 +41,14 @@ fn load(config: &Path) -> Result<Spec, Error> {
         }
         json => json.map_err(Error::file("read", config))?,
     };
-    let spec = spec::parse(&json).map_err(|source| Error::Json { what: config.display().to_string(), source })?;
-    match spec.process() {
+    let read = spec::read(&json).map_err(|source| Error::Json { what: config.display().to_string(), source })?;
+    match read.0.process() {
         None => Err(Error::Spec("process property must not be empty")),
         Some(process) if process.cwd().as_os_str().is_empty() => Err(Error::Spec("Cwd property must not be empty")),
         Some(process) if !process.cwd().is_absolute() => Err(Error::Spec("Cwd must be an absolute path")),
         Some(process) if process.args().as_ref().is_none_or(Vec::is_empty) => {
             Err(Error::Spec("args must not be empty"))
         }
-        Some(_) => Ok(spec),
+        Some(_) => Ok(read),
     }
 }

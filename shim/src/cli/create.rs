@@ -169,6 +169,7 @@ fn make(berth: &Berth, given: &Given, id: &str, Stay { detach, starts }: Stay) -
         return Err(Error::Exists);
     }
     let mut bundle = Bundle::load(given)?;
+    berth.log.warn_all(&bundle.warnings);
     let terminal = bundle.spec.process().as_ref().and_then(Process::terminal).unwrap_or(false);
     check_terminal(given, terminal, detach)?;
     let preserved = Preserved::of(given, true)?;
@@ -195,6 +196,7 @@ fn make(berth: &Berth, given: &Given, id: &str, Stay { detach, starts }: Stay) -
     };
     let request = CreateRequest { id, bundle: &bundle.path, spec: &bundle.spec, rootfs: &[], stdio, options: &options };
     let (container, child) = Container::create(request, &runtime)?;
+    berth.log.warn_all(&child.warnings);
     Ok(Made { container, child, ours, runtime })
 }
 

@@ -58,7 +58,7 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
         }
         _ => {}
     }
-    let mut process = process(given, &container)?;
+    let mut process = process(berth, given, &container)?;
     let detach = given.is_on("detach");
     let terminal = process.terminal().unwrap_or(false);
     check_terminal(given, terminal, detach)?;
@@ -71,6 +71,7 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let cgroup = cgroup(given, &container)?;
     let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count, cgroup: cgroup.as_ref() };
     let child = container.exec_with(&request, &runtime)?;
+    berth.log.warn_all(&child.warnings);
     // Nobody else holds it: what cannot be told of is ended.
     hand_over(given, &child).and_then(|()| tell_pid(given, &child)).inspect_err(|_| {
         let _ = child.signal(libc::SIGKILL);
@@ -106,9 +107,9 @@ fn cgroup(given: &Given, container: &Container) -> Result<Option<Cgroup>, Error>
 }
 
 /// What `--process` says, or the container's own process with what the flags say.
-fn process(given: &Given, container: &Container) -> Result<Process, Error> {
+fn process(berth: &Berth, given: &Given, container: &Container) -> Result<Process, Error> {
     if let Some(path) = given.path("process") {
-        return from_file(path);
+        return from_file(berth, path);
     }
     let mut process = container.spec().process().clone().ok_or(Error::Spec("process property must not be empty"))?;
     let args = given.words.iter().skip(1).map(|word| text(word).map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
@@ -136,10 +137,12 @@ fn process(given: &Given, container: &Container) -> Result<Process, Error> {
     check(process)
 }
 
-fn from_file(path: PathBuf) -> Result<Process, Error> {
+fn from_file(berth: &Berth, path: PathBuf) -> Result<Process, Error> {
     let json = std::fs::read(&path).map_err(Error::file("open", &path))?;
-    let process = spec::parse_process(&json);
-    check(process.map_err(|source| Error::Json { what: path.display().to_string(), source })?)
+    let read = spec::read_process(&json);
+    let (process, warnings) = read.map_err(|source| Error::Json { what: path.display().to_string(), source })?;
+    berth.log.warn_all(&warnings);
+    check(process)
 }
 
 fn check(process: Process) -> Result<Process, Error> {

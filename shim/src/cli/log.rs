@@ -51,6 +51,11 @@ impl Log {
         self.write("warning", message);
     }
 
+    /// Several of them.
+    pub fn warn_all(&self, messages: &[String]) {
+        messages.iter().for_each(|message| self.warn(message));
+    }
+
     /// Something for whoever looks for a fault.
     pub fn debug(&self, message: &str) {
         if self.debug {

@@ -58,7 +58,7 @@ impl Task {
         let rootfs = convert::rootfs(request.rootfs.clone());
         let runtime = self.runtime.clone();
         blocking("create", move || {
-            let spec = runtime_core::spec::load(&bundle).map_err(|error| Error::Spec(Arc::new(error)))?;
+            let (spec, warnings) = runtime_core::spec::load(&bundle).map_err(|error| Error::Spec(Arc::new(error)))?;
             let options = container::Options {
                 no_pivot_root: options.no_pivot_root,
                 no_new_keyring: options.no_new_keyring,
@@ -67,7 +67,9 @@ impl Task {
             };
             let request =
                 CreateRequest { id: &id, bundle: &bundle, spec: &spec, rootfs: &rootfs, stdio, options: &options };
-            Container::create(request, &runtime).map_err(Error::runtime("create"))
+            let (container, mut child) = Container::create(request, &runtime).map_err(Error::runtime("create"))?;
+            child.warnings.splice(..0, warnings);
+            Ok((container, child))
         })
         .await
     }
