@@ -27,6 +27,14 @@ pub enum Error {
     /// The program is not there, or may not be executed: the texts that users of runc know.
     #[error("unable to start container process: exec: {0}")]
     Program(String),
+    /// execve(2) itself, of a program that is there.
+    #[error("unable to start container process: exec {program}: {}", text(*source))]
+    Exec {
+        /// Its name.
+        program: String,
+        /// Why.
+        source: Errno,
+    },
     /// A step of the child failed, or what the parent opens for it.
     #[error("{step}: {}", text(*source))]
     Step {
@@ -294,7 +302,7 @@ impl Words {
     fn failed(&self, step: usize, source: Errno) -> Error {
         match self.step(step) {
             Some(step) => Error::Step { step: step.to_owned(), source },
-            None => Error::Program(format!("{:?}: {}", self.program, text(source))),
+            None => Error::Exec { program: self.program.clone(), source },
         }
     }
 }
@@ -312,7 +320,8 @@ fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
         Some(step @ Step::Mount(mount)) if mount.no_symlinks && matches!(errno, Errno::LOOP | Errno::NOTDIR) => {
             Error::Step { step: format!("{step}: must be mounted on ordinary directory"), source: errno }
         }
-        Some(Step::FindProgram | Step::Exec) => Error::Program(format!("{program:?}: {}", text(errno))),
+        Some(Step::FindProgram) => Error::Program(format!("{program:?}: {}", text(errno))),
+        Some(Step::Exec) => Error::Exec { program: program.into_owned(), source: errno },
         _ => Error::Step { step: plan.describe(step).map(|step| step.to_string()).unwrap_or_default(), source: errno },
     }
 }

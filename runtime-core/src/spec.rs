@@ -113,7 +113,17 @@ fn named<T: DeserializeOwned>(error: serde_json::Error, json: &[u8], whole: &Val
         path.push('/');
         path.push_str(&next);
     }
-    if path.is_empty() { error } else { serde_json::Error::custom(format!("{error}: {}", path[1..].replace('/', "."))) }
+    let Some(field) = path.strip_prefix('/').map(|path| path.replace('/', ".")) else { return error };
+    serde_json::Error::custom(format!("{}{error}: {field}", words(&field)))
+}
+
+/// What users of runc look for in an error about a field.
+fn words(field: &str) -> &'static str {
+    match field {
+        field if field.starts_with("linux.memoryPolicy.flags") => "invalid memory policy flag: ",
+        "linux.memoryPolicy" | "linux.memoryPolicy.mode" => "invalid memory policy mode: ",
+        _ => "",
+    }
 }
 
 /// The member of the object, or of the list, at a JSON pointer without which the rest can be parsed.
@@ -179,6 +189,7 @@ mod tests {
         ] {
             let error = parse(json.as_bytes()).unwrap_err().to_string();
             assert!(error.ends_with(&format!(": {field}")), "{error}");
+            assert_eq!(error.starts_with("invalid memory policy mode"), field == "linux.memoryPolicy", "{error}");
         }
         assert!(parse(b"{").unwrap_err().to_string().starts_with("EOF while parsing"));
     }

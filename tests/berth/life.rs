@@ -247,7 +247,7 @@ fn a_missing_binfmt_is_told_by_start(stage: &Stage) -> Result<()> {
     fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     stage.spec(|spec| spec["process"]["args"] = serde_json::json!(["/bin/broken"]))?;
     stage.detached(&["create", id])?.success()?;
-    refused(stage.run(&["start", id])?, 1, "exec: \\\"/bin/broken\\\": exec format error")?;
+    refused(stage.run(&["start", id])?, 1, "exec /bin/broken: exec format error")?;
     stage.expect(id, "stopped")
 }
 

@@ -28,6 +28,12 @@ pub enum Error {
         /// What it contradicts.
         reason: &'static str,
     },
+    /// A memory policy that names nodes and must not.
+    #[error("linux.memoryPolicy.nodes: memory policy mode requires 0 nodes but got {count}")]
+    MemoryPolicyNodes {
+        /// How many.
+        count: u32,
+    },
     /// OCI has it, Berth does not.
     #[error("{field} is not supported")]
     Unsupported {

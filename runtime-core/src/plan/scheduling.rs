@@ -51,7 +51,10 @@ pub(super) fn affinity(process: &Process, container: Option<&Process>) -> Result
     let Some(affinity) = of(process, container, |p| p.exec_cpu_affinity().as_ref()) else { return Ok((None, None)) };
     let step = |field: &str, get: fn(&ExecCPUAffinity) -> &Option<String>| {
         let cpus = get(affinity).as_deref().filter(|cpus| !cpus.is_empty());
-        let cpus = cpus.map(|cpus| bits(&format!("process.execCPUAffinity.{field}"), cpus));
+        let cpus = cpus.map(|list| {
+            let reason = "must be numbers and ranges like \"0-3,7\"";
+            bits(list).ok_or_else(|| Error::invalid(format!("process.execCPUAffinity.{field}"), list, reason))
+        });
         Ok(cpus.transpose()?.map(Step::CpuAffinity))
     };
     Ok((step("initial", ExecCPUAffinity::initial)?, step("final", ExecCPUAffinity::cpu_affinity_final)?))
@@ -137,15 +140,19 @@ fn personality(personality: &LinuxPersonality) -> Result<Step, Error> {
 
 fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Step, Error> {
     let nodes = policy.nodes().as_deref().filter(|nodes| !nodes.is_empty());
-    let nodes = nodes.map(|nodes| bits("linux.memoryPolicy.nodes", nodes)).transpose()?;
+    let nodes = nodes.map(|list| {
+        let reason = "invalid memory policy nodes: must be numbers and ranges like \"0-3,7\"";
+        bits(list).ok_or_else(|| Error::invalid("linux.memoryPolicy.nodes", list, reason))
+    });
+    let nodes = nodes.transpose()?;
     let wanted = match policy.mode() {
         Mode::MpolDefault | Mode::MpolLocal => Some(false),
         Mode::MpolPreferred => None,
         _ => Some(true),
     };
     match (wanted, &nodes) {
-        (Some(false), Some(_)) => {
-            return Err(Error::conflict("linux.memoryPolicy.nodes", "must be empty for MPOL_DEFAULT and MPOL_LOCAL"));
+        (Some(false), Some(nodes)) => {
+            return Err(Error::MemoryPolicyNodes { count: nodes.len() });
         }
         (Some(true), None) => return Err(Error::missing("linux.memoryPolicy.nodes")),
         _ => {}
@@ -170,17 +177,16 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Step, Error> {
 }
 
 /// `0-3,7` as a set. cpuset(7), "List format"
-fn bits(field: &str, list: &str) -> Result<BitSet, Error> {
-    let invalid = || Error::invalid(field, list, "must be numbers and ranges like \"0-3,7\"");
+fn bits(list: &str) -> Option<BitSet> {
+    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < MOST);
     let mut set = BitSet::default();
     for part in list.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < MOST);
-        let (first, last) = (number(first).ok_or_else(invalid)?, number(last).ok_or_else(invalid)?);
+        let (first, last) = (number(first)?, number(last)?);
         if first > last {
-            return Err(invalid());
+            return None;
         }
         (first..=last).for_each(|bit| set.insert(bit));
     }
-    Ok(set)
+    Some(set)
 }

@@ -105,7 +105,7 @@ fn no_program() -> Result<(), Stop> {
     fs::set_permissions(bundle.image("/bin/noise"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let mut live = bundle.create()?;
     let text = live.container.start().unwrap_err().to_string();
-    assert_eq!(text, "unable to start container process: exec: \"/bin/noise\": exec format error");
+    assert_eq!(text, "unable to start container process: exec /bin/noise: exec format error");
     assert!(live.init.ended_within(Duration::from_secs(5)));
     Ok(())
 }
