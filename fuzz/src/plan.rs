@@ -143,9 +143,9 @@ fn ordered(plan: &InitPlan) {
     };
     assert_eq!(plan.steps.last(), Some(&Step::Exec), "{plan}");
     let gates = plan.steps.iter().filter(|step| matches!(step, Step::Gate { .. })).count();
-    let pivots = plan.steps.iter().filter(|step| matches!(step, Step::PivotRoot { .. })).count();
+    let pivots = plan.steps.iter().filter(|step| matches!(step, Step::EnterRoot(_))).count();
     assert!(gates <= 1 && pivots == gates, "{plan}");
-    let pivot = first(|step| matches!(step, Step::PivotRoot { .. }));
+    let pivot = first(|step| matches!(step, Step::EnterRoot(_)));
     let ids = first(|step| matches!(step, Step::Ids { .. }));
     assert!(ids.is_some() && first(|step| matches!(step, Step::Seccomp(_))) != Some(0), "{plan}");
     before(first(|step| matches!(step, Step::JoinCgroup)), ids, "the cgroup first");

@@ -28,6 +28,13 @@ pub(crate) enum Report {
     Listener(i32),
     /// By this netlink socket you reach my network namespace: my devices, please; then [`Channel::go`].
     NetDevices(OwnedFd),
+    /// This tree is mine: give it the owners of its step, please; then [`Channel::go`].
+    Idmap {
+        /// Index of the step.
+        step: usize,
+        /// Detached.
+        tree: OwnedFd,
+    },
     /// All is ready, I wait at the gate.
     Ready,
     /// A hook failed that I ran, and I am gone.
@@ -64,6 +71,7 @@ const HOOKS: u32 = 6;
 const HOOK_FAILED: u32 = 7;
 const LISTENER: u32 = 8;
 const NET_DEVICES: u32 = 9;
+const IDMAP: u32 = 10;
 
 /// How an [`Ending`] is one number: a status, or one of these with an errno.
 const TIMED_OUT: u32 = 1 << 30;
@@ -111,6 +119,7 @@ impl Channel {
             ([CONSOLE, ..], Some(master)) => Report::Console(master),
             ([LISTENER, number, _], _) => Report::Listener(number.cast_signed()),
             ([NET_DEVICES, ..], Some(socket)) => Report::NetDevices(socket),
+            ([IDMAP, step, _], Some(tree)) => Report::Idmap { step: step as usize, tree },
             ([HOOKS, ..], _) => Report::Hooks,
             ([READY, ..], _) => Report::Ready,
             ([HOOK_FAILED, step, ending], _) => Report::HookFailed {
@@ -189,6 +198,12 @@ pub(crate) fn hand_on_listener(channel: BorrowedFd<'_>, number: u32) -> Result<(
 /// Child: asks for its network devices and waits until they are there.
 pub(crate) fn ask_for_net_devices(channel: BorrowedFd<'_>, socket: BorrowedFd<'_>) -> Result<(), Errno> {
     send(channel, [NET_DEVICES, 0, 0], Some(socket))?;
+    wait_for_go(channel)
+}
+
+/// Child: asks for other owners of a tree and waits until it has them.
+pub(crate) fn ask_for_idmap(channel: BorrowedFd<'_>, step: usize, tree: BorrowedFd<'_>) -> Result<(), Errno> {
+    send(channel, [IDMAP, step as u32, 0], Some(tree))?;
     wait_for_go(channel)
 }
 

@@ -44,8 +44,10 @@ use crate::children::{Child, Children};
 use crate::gate;
 use crate::hooks::{self, Runner};
 use crate::listener::Listener;
+use crate::mounted::Mounted;
 use crate::plan::seccomp::Filter;
 use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
+use crate::sources::Joined;
 use crate::spawn::{self, Errands, Gated, Words};
 use crate::state::{Identity, Status};
 use crate::step::HookKind;
@@ -68,6 +70,8 @@ pub struct Container {
     cgroup: Cgroup,
     /// What it leaves in resctrl.
     resctrl: Option<resctrl::Left>,
+    /// Where its root is mounted on the host, if it has no mount namespace.
+    mounted: Option<Mounted>,
     /// `None` if it had ended when the container was opened.
     init: Option<First>,
     gate: Mutex<Option<Gate>>,
@@ -134,16 +138,17 @@ impl Container {
         if cgroup.is_none() {
             plan = compile(&cgroup_directories(&runtime.host, &CgroupPath::own()?)?)?;
         }
-        let mut attachment = cgroup.attachment()?;
-        if let Some(group) = &group {
-            group.make()?;
-            attachment.tasks.extend(group.tasks()?);
-        }
         // After the cgroup: where the container has no cgroup namespace, its own directory is mounted.
         let sources = spawn::open_sources(&plan, None, &runtime.children)?;
         if let (Some(rootfs), Some(process)) = (rootfs_of(&plan).and_then(|index| sources.get(index.0)), spec.process())
         {
             passwd::set_home(&mut plan.program.env, rootfs.as_fd(), process.user().uid());
+        }
+        made.mounts_on_host(&plan, &sources)?;
+        let mut attachment = made.attachment()?;
+        if let Some(group) = &group {
+            group.make()?;
+            attachment.tasks.extend(group.tasks()?);
         }
         let hooks = Runner { container: request.identity(), children: &runtime.children };
         let errands = Errands {
@@ -180,6 +185,7 @@ impl Container {
             seccomp,
             no_new_keyring: request.options.no_new_keyring,
             resctrl: group.and_then(|group| group.left()),
+            mounted: made.mounted().cloned(),
             cgroup: made.keep()?,
             init: Some(init),
             gate: Mutex::new(gate),
@@ -194,7 +200,7 @@ impl Container {
     /// The container that some process made, by the directory of its state; `None` if there is none.
     pub fn open(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
         let home = Home::Directory(state.to_owned());
-        let Some(Record { cgroup, resctrl, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
+        let Some(Record { cgroup, resctrl, mounted, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
         let found = if kept.without_cgroup { None } else { Cgroup::open(&cgroup)? };
         let cgroup = found.unwrap_or_else(|| Cgroup::none(&cgroup));
         let (process, words) = kept.init.map(|born| (born.process, born.words)).unzip();
@@ -206,6 +212,7 @@ impl Container {
             no_new_keyring: kept.no_new_keyring,
             cgroup,
             resctrl,
+            mounted,
             init: process.and_then(|process| process.find()),
             gate: Mutex::new(words.map(Gate::AtHome)),
             home,
@@ -302,8 +309,10 @@ impl Container {
             home: None,
             preserve_fds: *preserve_fds,
         })?;
-        let sources = spawn::open_sources(&plan, Some(init.pidfd.as_fd()), &runtime.children)?;
-        if let Some(root) = init.root() {
+        let root = init.root();
+        let joined = Joined { pidfd: init.pidfd.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
+        let sources = spawn::open_sources(&plan, Some(&joined), &runtime.children)?;
+        if let Some(root) = root {
             passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
         }
         let errands = Errands {
@@ -351,6 +360,7 @@ impl Container {
         }
         self.cgroup.remove()?;
         self.resctrl.as_ref().map_or(Ok(()), resctrl::Left::remove)?;
+        self.mounted.as_ref().map_or(Ok(()), Mounted::unmount).map_err(Error::Unmount)?;
         self.home.remove()?;
         if self.poststop.swap(true, Ordering::Relaxed) {
             return Ok(Vec::new());
@@ -375,6 +385,7 @@ pub fn destroy(bundle: &Path, children: &Children) -> Result<Vec<hooks::Error>, 
         cgroup.remove()?;
     }
     record.resctrl.as_ref().map_or(Ok(()), resctrl::Left::remove)?;
+    record.mounted.as_ref().map_or(Ok(()), Mounted::unmount).map_err(Error::Unmount)?;
     home.remove()?;
     let Some(Poststop { id, spec }) = &record.poststop else { return Ok(Vec::new()) };
     let runner = Runner { container: Identity { id, bundle, spec }, children };

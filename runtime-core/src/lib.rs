@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod host;
 mod init;
 pub mod listener;
+pub mod mounted;
 pub mod netdev;
 mod netlink;
 pub mod plan;

@@ -23,7 +23,7 @@ pub mod seccomp;
 mod tail;
 mod unsupported;
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ use self::namespaces::{EntersPid, Namespaces};
 use self::tail::Tail;
 use crate::host::{CgroupLayout, Host};
 use crate::program::Program;
-use crate::step::{Namespace, NetDevice, Propagation, Seccomp, Slot, Source, Step};
+use crate::step::{Entry, Namespace, NetDevice, Propagation, RootPlace, Seccomp, Slot, Source, SourceIndex, Step};
 
 /// Everything that is decided about a process before it exists: a container's init, or an exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,6 +163,19 @@ impl InitPlan {
         Ok(finish(draft, namespaces.clone_flags(), maps, program))
     }
 
+    /// Where on the host the root will be mounted, and which source it is, for a container without a mount namespace.
+    pub(crate) fn root_on_host(&self) -> Option<(&CStr, SourceIndex)> {
+        let path = self.steps.iter().find_map(|step| match step {
+            Step::EnterRootPath(path) => Some(path.as_c_str()),
+            _ => None,
+        });
+        let source = self.steps.iter().find_map(|step| match step {
+            Step::AttachRootfs { source, at: RootPlace::Host } => Some(*source),
+            _ => None,
+        });
+        path.zip(source)
+    }
+
     /// The network devices that the parent moves.
     pub(crate) fn net_devices(&self) -> &[NetDevice] {
         let devices = self.steps.iter().find_map(|step| match step {
@@ -204,7 +217,7 @@ impl InitPlan {
 
 fn linux(spec: &Spec) -> Result<&Linux, Error> {
     // `Linux::default()` is no empty one: it has namespaces and more of its own choice.
-    spec.linux().as_ref().ok_or_else(|| Error::unsupported(namespaces::NO_MOUNT_NAMESPACE))
+    spec.linux().as_ref().ok_or_else(|| Error::missing("linux"))
 }
 
 fn finish(draft: Draft, clone_flags: u64, maps: Option<IdMaps>, program: Program) -> InitPlan {
@@ -234,7 +247,7 @@ fn enter(
     draft.step(Step::EveryCpu);
     identity::oom_score_adj(process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
-    if hooks.is_some_and(|hooks| mounts::is_attached_at_path(namespaces, hooks)) {
+    if mounts::root_place(namespaces, hooks) != RootPlace::Slash {
         draft.step(Step::EnterRootPath(mounts::root_path(input)?));
     }
     if namespaces.own(Namespace::User) {
@@ -276,13 +289,16 @@ fn root(
 ) -> Result<Vec<Slot>, Error> {
     let propagation = root_propagation(linux, input.no_pivot_root)?;
     let default = Propagation { kind: libc::MS_SLAVE, recursive: true };
-    draft.step(Step::RootPropagation(propagation.unwrap_or(default)));
+    // Without a mount namespace of the container's these would be the host's.
+    if namespaces.own(Namespace::Mount) {
+        draft.step(Step::RootPropagation(propagation.unwrap_or(default)));
+    }
     let context = mounts::Context {
         input,
         namespaces,
         slave_first: propagation.is_none_or(|propagation| propagation.kind != libc::MS_SHARED),
         label: confine::mount_label(linux, input.host)?,
-        at_path: hooks.is_some_and(|hooks| mounts::is_attached_at_path(namespaces, hooks)),
+        place: mounts::root_place(namespaces, hooks),
     };
     mounts::rootfs(&context, draft)?;
     if linux.sysctl().as_ref().is_some_and(|sysctls| !sysctls.is_empty()) {
@@ -291,12 +307,24 @@ fn root(
     let readonly = mounts::compile(&context, draft)?;
     devices::compile(input.spec, linux, namespaces.own(Namespace::User), input.host, draft)?;
     hooks.map_or(Ok(()), |hooks| hooks.create(draft))?;
-    draft.step(Step::PivotRoot { no_pivot: input.no_pivot_root });
+    draft.step(Step::EnterRoot(entry(input, namespaces)?));
     draft.steps.extend(propagation.map(Step::RootfsPropagation));
     if namespaces.enters_pid(input.host) == Some(EntersPid::AfterPivot) {
         draft.step(Step::EnterPidNamespace);
     }
     Ok(readonly)
+}
+
+fn entry(input: &Input<'_>, namespaces: &Namespaces) -> Result<Entry, Error> {
+    match (namespaces.own(Namespace::Mount), input.no_pivot_root) {
+        (true, false) => Ok(Entry::Pivot),
+        (true, true) => Ok(Entry::Move),
+        (false, false) => Ok(Entry::Chroot),
+        (false, true) => {
+            let reason = "without a mount namespace of the container's, the root cannot be moved (--no-pivot)";
+            Err(Error::conflict("linux.namespaces", reason))
+        }
+    }
 }
 
 fn root_propagation(linux: &Linux, no_pivot: bool) -> Result<Option<Propagation>, Error> {
@@ -368,6 +396,10 @@ fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Re
     }
     let source = draft.source(Source::Init);
     draft.step(Step::JoinInit { source, flags: namespaces.flags() });
+    if !namespaces.own(Namespace::Mount) {
+        let root = draft.source(Source::InitRoot);
+        draft.step(Step::EnterInitRoot(root));
+    }
     if namespaces.own(Namespace::User) {
         draft.step(Step::BecomeRoot);
     }

@@ -15,6 +15,7 @@ use crate::errno::text;
 use crate::step::{Filesystem, Namespace, Source};
 use crate::userns;
 use idmap::UserNamespaces;
+pub(crate) use idmap::apply as idmap;
 
 /// Why a source could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -56,10 +57,18 @@ fn too_old(errno: Errno) -> &'static str {
     if errno == Errno::INVAL { " (which needs Linux 5.19 or newer)" } else { "" }
 }
 
-/// Opens every source of a plan, in order. `init` is the container's init for an exec.
+/// The container's init, for an exec.
+#[derive(Debug)]
+pub(crate) struct Joined<'a> {
+    pub(crate) pidfd: BorrowedFd<'a>,
+    /// What it has as its `/`, as long as it lives.
+    pub(crate) root: Option<BorrowedFd<'a>>,
+}
+
+/// Opens every source of a plan, in order.
 pub(crate) fn open(
     sources: &[Source],
-    init: Option<BorrowedFd<'_>>,
+    init: Option<&Joined<'_>>,
     children: &Children,
 ) -> Result<Vec<OwnedFd>, (usize, Error)> {
     let mut namespaces = UserNamespaces::new(children);
@@ -67,18 +76,15 @@ pub(crate) fn open(
     sources.iter().enumerate().map(&mut open).collect()
 }
 
-fn open_one(
-    source: &Source,
-    init: Option<BorrowedFd<'_>>,
-    namespaces: &mut UserNamespaces<'_>,
-) -> Result<OwnedFd, Error> {
+fn open_one(source: &Source, init: Option<&Joined<'_>>, namespaces: &mut UserNamespaces<'_>) -> Result<OwnedFd, Error> {
     Ok(match source {
         Source::Tree { path, recursive } => open_tree(path, *recursive)?,
         Source::Filesystem(made) => filesystem(made)?,
         Source::Idmapped { of, by, recursive } => idmap::make(of, by, *recursive, namespaces)?,
         Source::Namespace { path, kind } => open_namespace(path, *kind)?,
         Source::Gate(path) => crate::gate::listen(path)?,
-        Source::Init => fcntl_dupfd_cloexec(init.ok_or(Errno::SRCH)?, 3)?,
+        Source::Init => fcntl_dupfd_cloexec(init.ok_or(Errno::SRCH)?.pidfd, 3)?,
+        Source::InitRoot => fcntl_dupfd_cloexec(init.and_then(|init| init.root).ok_or(Errno::SRCH)?, 3)?,
     })
 }
 

@@ -15,9 +15,9 @@ use crate::init::Init;
 use crate::listener::{self, Listener};
 use crate::netdev;
 use crate::plan::InitPlan;
-use crate::sources;
+use crate::sources::{self, Joined};
 use crate::state::{Identity, Status};
-use crate::step::Step;
+use crate::step::{MountSource, Step};
 use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals};
 use crate::userns::{WriteMap, write_maps};
 
@@ -93,7 +93,7 @@ pub(crate) struct Words {
 /// Opens what a plan needs; `init` is the container's init, for a plan that joins it.
 pub(crate) fn open_sources(
     plan: &InitPlan,
-    init: Option<BorrowedFd<'_>>,
+    init: Option<&Joined<'_>>,
     children: &Children,
 ) -> Result<Vec<OwnedFd>, Error> {
     sources::open(&plan.sources, init, children).map_err(|(index, source)| {
@@ -203,6 +203,10 @@ impl Talk<'_> {
                     netdev::hand_over(self.plan.net_devices(), self.child.pid, socket.as_fd())?;
                     self.channel.go().map_err(Error::Channel)?;
                 }
+                Some(Report::Idmap { step, tree }) => {
+                    self.idmap(step, tree.as_fd())?;
+                    self.channel.go().map_err(Error::Channel)?;
+                }
                 Some(Report::Listener(number)) => {
                     self.hand_on_listener(number)?;
                     self.channel.go().map_err(Error::Channel)?;
@@ -213,6 +217,16 @@ impl Talk<'_> {
                 None => return self.closed(),
             }
         }
+    }
+
+    /// Who has a file system may give its mounts other owners; the child may not have it.
+    fn idmap(&self, index: usize, tree: BorrowedFd<'_>) -> Result<(), Error> {
+        let Some(Step::Mount(mount)) = self.plan.steps.get(index) else { return Err(Error::Channel(Errno::PROTO)) };
+        let MountSource::InRoot { path, idmap: Some((by, recursive)), .. } = &mount.source else {
+            return Err(Error::Channel(Errno::PROTO));
+        };
+        sources::idmap(tree, &path.path, by, *recursive, self.children)
+            .map_err(|source| Error::Open { step: described(&self.plan, index), source })
     }
 
     fn hand_on_listener(&self, number: i32) -> Result<(), Error> {
@@ -277,9 +291,12 @@ impl Gated {
     }
 }
 
+fn described(plan: &InitPlan, step: usize) -> String {
+    plan.describe(step).map(|step| step.to_string()).unwrap_or_default()
+}
+
 fn hook(plan: &InitPlan, step: usize, ending: hooks::Ending, said: String) -> Error {
-    let hook = plan.describe(step).map(|step| step.to_string()).unwrap_or_default();
-    hooks::Error { hook, ending, said }.into()
+    hooks::Error { hook: described(plan, step), ending, said }.into()
 }
 
 impl Words {
@@ -322,6 +339,6 @@ fn failed(plan: &InitPlan, step: usize, errno: Errno) -> Error {
         }
         Some(Step::FindProgram) => Error::Program(format!("{program:?}: {}", text(errno))),
         Some(Step::Exec) => Error::Exec { program: program.into_owned(), source: errno },
-        _ => Error::Step { step: plan.describe(step).map(|step| step.to_string()).unwrap_or_default(), source: errno },
+        _ => Error::Step { step: described(plan, step), source: errno },
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 pub use hook::{HookKind, HookStep};
 pub use in_root::InRoot;
-pub use mount::{Attributes, Filesystem, MountSource, MountStep, Propagation};
+pub use mount::{Attributes, Entry, Filesystem, MountSource, MountStep, Propagation, RootPlace};
 pub use sched::{BitSet, SchedAttr};
 
 use crate::plan::IdMaps;
@@ -52,6 +52,8 @@ pub enum Source {
     },
     /// The pidfd of the container's init, for an exec.
     Init,
+    /// What that has as its `/`.
+    InitRoot,
     /// A new socket that listens at an absolute path of the host, for a [`Step::Gate`] that another process opens.
     Gate(CString),
 }
@@ -272,8 +274,8 @@ pub enum Step {
     AttachRootfs {
         /// Which one.
         source: SourceIndex,
-        /// Where [`Step::EnterRootPath`] went, instead of over `/` of the child's own mount namespace.
-        here: bool,
+        /// Where.
+        at: RootPlace,
     },
     /// The root of an exec: `/` of the mount namespace just joined.
     OpenRoot,
@@ -294,11 +296,10 @@ pub enum Step {
     RuntimeHooks,
     /// Run a hook in the container's namespaces, and wait for its end.
     Hook(Box<HookStep>),
-    /// pivot_root(2) into the root, and the old root gone. chroot(2) after moving the mount where pivoting is not wanted.
-    PivotRoot {
-        /// `MS_MOVE` and chroot(2) instead (runc's `--no-pivot`, for a rootfs on a ramdisk).
-        no_pivot: bool,
-    },
+    /// Make the root the `/` of this process.
+    EnterRoot(Entry),
+    /// Go where the container's init has its `/`, for an exec that has no mount namespace to join.
+    EnterInitRoot(SourceIndex),
     /// Make a kept mount read-only, through its descriptor.
     Readonly(Slot),
     /// Make the root mount read-only, through its descriptor (CVE-2026-115521).
@@ -409,10 +410,11 @@ impl Step {
                 Some(*source)
             }
             Self::Mask { null, .. } => Some(*null),
+            Self::EnterInitRoot(source) => Some(*source),
             Self::Gate { listener } => *listener,
             Self::Mount(mount) => match mount.source {
                 MountSource::Opened { source, .. } => Some(source),
-                MountSource::Filesystem { .. } => None,
+                MountSource::InRoot { .. } | MountSource::Filesystem { .. } => None,
             },
             _ => None,
         }

@@ -143,7 +143,11 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
     let linux = |patch: Value| json!({ "linux": patch });
     let sysctl = |key: &str| json!({ "linux": { "sysctl": { key: "1" } } });
     vec![
-        (json!({ "linux": null }), "linux.namespaces: a container without a mount namespace is not supported"),
+        (json!({ "linux": null }), "linux must not be empty"),
+        (json!({ "hostname": "", "linux": { "namespaces": [], "maskedPaths": ["/proc/kcore"] } }), "linux.maskedPaths: unable to restrict sys entries without a private MNT namespace"),
+        (json!({ "hostname": "", "linux": { "namespaces": [], "readonlyPaths": ["/proc/sys"] } }), "linux.readonlyPaths: unable to restrict sys entries without a private MNT namespace"),
+        (json!({ "hostname": "", "linux": { "namespaces": namespaces(&["user"]), "uidMappings": [{ "hostID": 1, "containerID": 0, "size": 1 }], "gidMappings": [{ "hostID": 1, "containerID": 0, "size": 1 }] } }), "linux.namespaces: a user namespace without a mount namespace of its own has nothing to mount on"),
+        (json!({ "hostname": "", "linux": { "namespaces": [] }, "test": { "no_pivot_root": true } }), "linux.namespaces: without a mount namespace of the container's, the root cannot be moved (--no-pivot)"),
         (linux(json!({ "namespaces": namespaces(&["mount", "pid", "pid"]) })), "linux.namespaces[2] \"pid\": duplicated namespace"),
         (linux(json!({ "namespaces": [{ "type": "network", "path": "x" }] })), "linux.namespaces[0].path \"x\": must be an absolute path"),
         (json!({ "hostname": "a", "linux": { "namespaces": namespaces(&["mount"]) } }), "hostname: unable to set hostname without a private UTS namespace"),
@@ -165,9 +169,9 @@ fn bad_linux() -> Vec<(Value, &'static str)> {
         (linux(json!({ "devices": [{ "path": "/dev/x", "type": "c", "major": -1 }] })), "linux.devices[0].major \"-1\": must be a device number"),
         (linux(json!({ "netDevices": { "eth0": { "name": "a b" } } })), "linux.netDevices \"a b\": is not the name of a network device"),
         (json!({ "linux": { "namespaces": namespaces(&["mount"]), "netDevices": { "eth0": {} } } }), "linux.netDevices: unable to move network devices without a private NET namespace"),
-        (linux(json!({ "memoryPolicy": { "mode": "MPOL_LOCAL", "nodes": "0" } })), "linux.memoryPolicy.nodes: must be empty for MPOL_DEFAULT and MPOL_LOCAL"),
+        (linux(json!({ "memoryPolicy": { "mode": "MPOL_LOCAL", "nodes": "0" } })), "linux.memoryPolicy.nodes: memory policy mode requires 0 nodes but got 1"),
         (linux(json!({ "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "" } })), "linux.memoryPolicy.nodes must not be empty"),
-        (linux(json!({ "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "0-9999" } })), "linux.memoryPolicy.nodes \"0-9999\": must be numbers and ranges like \"0-3,7\""),
+        (linux(json!({ "memoryPolicy": { "mode": "MPOL_BIND", "nodes": "0-9999" } })), "linux.memoryPolicy.nodes \"0-9999\": invalid memory policy nodes: must be numbers and ranges like \"0-3,7\""),
         (linux(json!({ "personality": { "domain": "LINUX32", "flags": ["A"] } })), "linux.personality.flags \"A\": is not a flag of OCI"),
         (linux(json!({ "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets: time namespace offsets specified, but time namespace isn't enabled in the config"),
         (linux(json!({ "namespaces": [{ "type": "mount" }, { "type": "time", "path": "/t" }], "timeOffsets": { "boottime": { "secs": 1 } } })), "linux.timeOffsets: time namespace enabled, but both namespace path and time offsets specified"),

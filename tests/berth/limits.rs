@@ -90,7 +90,8 @@ fn what_is_not_given_is_told(stage: &Stage) -> Result<()> {
     stage.script("grep CapAmb /proc/self/status")?;
     let outcome = stage.run(&["run", id])?.success()?;
     ensure!(outcome.stdout.contains("0000000000000020"), "{outcome}");
-    for warning in ["ignoring unknown or unavailable capabilities: [TEST_CAP]", "can't raise ambient capability CAP_CHOWN: "]
+    for warning in
+        ["ignoring unknown or unavailable capabilities: [TEST_CAP]", "can't raise ambient capability CAP_CHOWN: "]
     {
         ensure!(outcome.stderr.contains(&format!("level=warning msg=\"{warning}")), "{warning}: {outcome}");
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use rustix::io::Errno;
 
 use crate::errno::text;
-use crate::{cgroup, plan, spawn};
+use crate::{cgroup, mounted, plan, spawn};
 
 /// What a caller can make of an error; what a person makes of it is its text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +82,9 @@ pub enum Error {
     /// A signal to a process that has ended.
     #[error("process already finished")]
     Finished,
+    /// Its root, which is mounted on the host.
+    #[error(transparent)]
+    Unmount(mounted::Error),
     /// Killed, and still there.
     #[error("container init still running")]
     Unkillable,

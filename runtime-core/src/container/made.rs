@@ -1,13 +1,17 @@
 //! A container half made.
 
+use std::os::fd::{AsFd, OwnedFd};
+
 use oci_spec::runtime::LinuxResources;
 use rustix::process::Signal;
 
 use super::Error;
 use super::record::{Born, First, Home, Identity, Record};
 use crate::bystander::Bystander;
-use crate::cgroup::{Cgroup, CgroupPath, resctrl};
+use crate::cgroup::{Attachment, Cgroup, CgroupPath, resctrl};
 use crate::children::{Child, Children};
+use crate::mounted::Mounted;
+use crate::plan::InitPlan;
 use crate::spawn::Gated;
 
 /// What [`create`](super::Container::create) has made on the host so far; taken away again unless it is kept.
@@ -61,6 +65,24 @@ impl<'a> Made<'a> {
         Ok(self.cgroup.insert(made))
     }
 
+    /// How the first process gets into the cgroup.
+    pub fn attachment(&self) -> Result<Attachment<'_>, Error> {
+        Ok(self.cgroup.as_ref().ok_or(Error::Started)?.attachment()?)
+    }
+
+    /// Notes what the plan will mount on the host, before it does.
+    pub fn mounts_on_host(&mut self, plan: &InitPlan, sources: &[OwnedFd]) -> Result<(), Error> {
+        let Some((path, source)) = plan.root_on_host() else { return Ok(()) };
+        let root = sources.get(source.0).map(|root| Mounted::about_to_be(path, root.as_fd()));
+        self.record.mounted = root.transpose().map_err(Error::Unmount)?;
+        self.home.write(&self.record)
+    }
+
+    /// What is.
+    pub fn mounted(&self) -> Option<&Mounted> {
+        self.record.mounted.as_ref()
+    }
+
     pub fn keep(mut self) -> Result<Cgroup, Error> {
         self.kept = true;
         self.cgroup.take().ok_or(Error::Started)
@@ -91,6 +113,7 @@ impl Drop for Made<'_> {
             let _ = cgroup.remove();
         }
         let _ = self.record.resctrl.as_ref().map(resctrl::Left::remove);
+        let _ = self.record.mounted.as_ref().map(Mounted::unmount);
         let _ = self.home.remove();
     }
 }

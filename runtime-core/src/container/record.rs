@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::Error;
 use crate::cgroup::{CgroupPath, resctrl};
 use crate::host;
+use crate::mounted::Mounted;
 use crate::spawn::Words;
 use crate::state;
 use crate::sys::send_signal;
@@ -39,6 +40,9 @@ pub(super) struct Record {
     /// What there may be of resctrl's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resctrl: Option<resctrl::Left>,
+    /// What is mounted on the host for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<Mounted>,
     /// For other processes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<Kept>,

@@ -101,7 +101,8 @@ impl<'a> CreateRequest<'a> {
             init: None,
         });
         let poststop = if container.is_some() { None } else { Poststop::of(self.identity()) };
-        Record { cgroup: cgroup.clone(), resctrl: group.and_then(resctrl::Group::left), container, poststop }
+        let resctrl = group.and_then(resctrl::Group::left);
+        Record { cgroup: cgroup.clone(), resctrl, mounted: None, container, poststop }
     }
 }
 

@@ -12,8 +12,9 @@ use rustix::mount::{
 
 use super::in_root::{self, Missing};
 use super::{Init, copy_up};
+use crate::channel::ask_for_idmap;
 use crate::sources::{configure, create, make_filesystem};
-use crate::step::{Attributes, Filesystem, InRoot, MountSource, MountStep, Propagation, SourceIndex};
+use crate::step::{Attributes, Entry, Filesystem, InRoot, MountSource, MountStep, Propagation, RootPlace, SourceIndex};
 use crate::sys::{MountAttr, RECURSIVE, mount_setattr};
 
 /// `MOUNT_ATTR_RDONLY`. linux/mount.h
@@ -24,21 +25,29 @@ const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 impl Init<'_> {
     /// Attaches the root file system over `/` of this mount namespace. `/` itself stays the old root for path lookups,
-    /// and needs no directory of the host's. With `here` it goes to the working directory, where hooks look for it.
-    pub(super) fn attach_rootfs(&mut self, source: SourceIndex, here: bool) -> Result<(), Errno> {
+    /// and needs no directory of the host's. Elsewhere it goes to the working directory, where hooks look for it.
+    pub(super) fn attach_rootfs(&mut self, source: SourceIndex, at: RootPlace) -> Result<(), Errno> {
         let rootfs = self.source(source)?;
         // A copy of a shared mount is its peer: the host would see what is mounted below, and pivot_root(2) refuses it.
         change(rootfs, RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
         // Private, or the host would see the attachment, and pivot_root(2) refuses a shared parent.
-        if here {
-            let place = rustix::fs::open(c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-            make_mount_of_cwd_private()?;
-            attach(rootfs, place.as_fd())?;
-        } else {
-            rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE)?;
-            over_slash(rootfs)?;
+        match at {
+            RootPlace::Slash => {
+                rustix::mount::mount_change(c"/", MountPropagationFlags::PRIVATE)?;
+                over_slash(rootfs)?;
+            }
+            RootPlace::Path => {
+                let place = working_directory()?;
+                make_mount_of_cwd_private()?;
+                attach(rootfs, place.as_fd())?;
+            }
+            // The host's own mounts keep their propagation, and give it to what is attached to them.
+            RootPlace::Host => {
+                attach(rootfs, working_directory()?.as_fd())?;
+                change(rootfs, RECURSIVE, Attributes::default(), libc::MS_PRIVATE)?;
+            }
         }
-        self.root_below = here;
+        self.root_below = at != RootPlace::Slash;
         self.root = Some(fcntl_dupfd_cloexec(rootfs, 3)?);
         Ok(())
     }
@@ -69,6 +78,16 @@ impl Init<'_> {
                     change(tree, RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
                 }
                 (target, fcntl_dupfd_cloexec(tree, 3)?)
+            }
+            MountSource::InRoot { path, recursive, idmap } => {
+                let tree = clone_tree(in_root::open(self.root()?, &path.path)?.as_fd(), *recursive)?;
+                let missing = if in_root::is_directory(tree.as_fd())? { Missing::Directory } else { Missing::File };
+                let target = self.target(step, missing)?;
+                change(tree.as_fd(), RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
+                if idmap.is_some() {
+                    ask_for_idmap(self.channel, self.step, tree.as_fd())?;
+                }
+                (target, tree)
             }
             MountSource::Filesystem { filesystem, inherit_mode, copy_up } => {
                 // A directory that had to be made has no mode of its own to hand on.
@@ -115,25 +134,19 @@ impl Init<'_> {
         Ok(target)
     }
 
-    /// `pivot_root(".", ".")` stacks the old root on the new one's `/`, from where it is let go.
-    pub(super) fn pivot_root(&mut self, no_pivot: bool) -> Result<(), Errno> {
+    pub(super) fn enter_root(&self, entry: Entry) -> Result<(), Errno> {
         rustix::process::fchdir(self.root()?)?;
-        if no_pivot {
-            return self.chroot();
+        match entry {
+            Entry::Pivot => pivot_root(),
+            Entry::Move => self.move_root(),
+            Entry::Chroot => enter(self.root()?),
         }
-        let old = rustix::fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        rustix::process::pivot_root(c".", c".")?;
-        rustix::process::fchdir(&old)?;
-        // It may still be shared where rootfsPropagation asks so: nothing of the unmounting may reach the host.
-        rustix::mount::mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
-        rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
-        rustix::process::chdir(c"/")
     }
 
     /// The new root is stacked over `/`, by now: entering it is all that is left where pivoting is not possible. The host's
     /// procfs and sysfs go, as with runc: whoever makes a user namespace inside may mount what is to be seen whole in the
     /// mount namespace already, whatever is masked of the container's own.
-    fn chroot(&self) -> Result<(), Errno> {
+    fn move_root(&self) -> Result<(), Errno> {
         for path in [c"/proc", c"/sys"] {
             let _ = rustix::mount::mount_change(path, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC);
             while rustix::mount::unmount(path, UnmountFlags::DETACH).is_ok() {}
@@ -146,8 +159,7 @@ impl Init<'_> {
         if self.root_below {
             over_slash(self.root()?)?;
         }
-        rustix::process::chroot(c".")?;
-        rustix::process::chdir(c"/")
+        enter(self.root()?)
     }
 
     pub(super) fn mask(&mut self, path: &InRoot, null: SourceIndex) -> Result<(), Errno> {
@@ -186,7 +198,7 @@ impl Init<'_> {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other?,
         };
-        let copy = open_tree(target.as_fd(), OpenTreeFlags::AT_RECURSIVE)?;
+        let copy = clone_tree(target.as_fd(), true)?;
         readonly(copy.as_fd())?;
         attach(copy.as_fd(), target.as_fd())
     }
@@ -205,6 +217,17 @@ pub(super) fn root_propagation(propagation: Propagation) -> Result<(), Errno> {
 pub(super) fn propagate(mount: BorrowedFd<'_>, propagation: Propagation) -> Result<(), Errno> {
     let flags = if propagation.recursive { RECURSIVE } else { 0 };
     change(mount, flags, Attributes::default(), propagation.kind)
+}
+
+/// `pivot_root(".", ".")` stacks the old root on the new one's `/`, from where it is let go.
+fn pivot_root() -> Result<(), Errno> {
+    let old = rustix::fs::open(c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::process::pivot_root(c".", c".")?;
+    rustix::process::fchdir(&old)?;
+    // It may still be shared where rootfsPropagation asks so: nothing of the unmounting may reach the host.
+    rustix::mount::mount_change(c".", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
+    rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    rustix::process::chdir(c"/")
 }
 
 /// Makes one mount read-only.
@@ -245,6 +268,17 @@ fn over_slash(mount: BorrowedFd<'_>) -> Result<(), Errno> {
     rustix::mount::move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
+fn working_directory() -> Result<OwnedFd, Errno> {
+    rustix::fs::open(c".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Makes a directory the `/` of this process, and of no other.
+pub(super) fn enter(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(c".")?;
+    rustix::process::chdir(c"/")
+}
+
 /// Walks up to the root of the mount that the working directory is on: only there its propagation can be changed.
 fn make_mount_of_cwd_private() -> Result<(), Errno> {
     const DEEPEST: usize = libc::PATH_MAX as usize / 2;
@@ -265,10 +299,11 @@ pub(super) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()
 
 /// A detached copy of a mount, without what is mounted below it.
 pub(super) fn clone_mount(mount: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    open_tree(mount, OpenTreeFlags::empty())
+    clone_tree(mount, false)
 }
 
-fn open_tree(fd: BorrowedFd<'_>, more: OpenTreeFlags) -> Result<OwnedFd, Errno> {
+fn clone_tree(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd, Errno> {
+    let more = if recursive { OpenTreeFlags::AT_RECURSIVE } else { OpenTreeFlags::empty() };
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH | more;
     rustix::mount::open_tree(fd, c"", flags)
 }

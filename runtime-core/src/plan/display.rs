@@ -7,8 +7,8 @@ use super::{IdMaps, InitPlan, capabilities};
 use crate::hooks;
 use crate::program::CStringArray;
 use crate::step::{
-    Attributes, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, NetDevice, Propagation, SchedAttr,
-    Source, SourceIndex, Step,
+    Attributes, Entry, Filesystem, HookStep, Idmap, MountSource, MountStep, Namespace, NetDevice, Propagation,
+    RootPlace, SchedAttr, Source, SourceIndex, Step,
 };
 
 /// A step together with the plan that it belongs to, so that it can name what its sources are.
@@ -61,8 +61,12 @@ impl Display for Described<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self.step {
             Step::Mount(mount) => self.mount(mount, f),
-            Step::AttachRootfs { source, here } => {
-                let place = if *here { " at its path" } else { "" };
+            Step::AttachRootfs { source, at } => {
+                let place = match at {
+                    RootPlace::Slash => "",
+                    RootPlace::Path => " at its path",
+                    RootPlace::Host => " at its path, on the host",
+                };
                 write!(f, "attach the root{place}: {}", self.source(*source, f.alternate()))
             }
             Step::Join { source, kind, before_user } => {
@@ -88,6 +92,12 @@ impl Described<'_> {
         let (what, how) = match &mount.source {
             MountSource::Opened { source, slave_first } => {
                 (self.source(*source, f.alternate()), slave_first.then_some(" as a slave"))
+            }
+            MountSource::InRoot { path, recursive, idmap } => {
+                let (tree, by) = (if *recursive { " (tree)" } else { "" }, idmap.as_ref());
+                let by = by.map(|(by, all)| format!(", idmapped{} by {by}", if *all { " recursively" } else { "" }));
+                let more = if f.alternate() { tree.to_owned() + &by.unwrap_or_default() } else { String::new() };
+                (format!("{path} of the container{more}"), Some(" as a slave"))
             }
             MountSource::Filesystem { filesystem, inherit_mode, copy_up } => {
                 let how = match (inherit_mode, copy_up) {
@@ -131,6 +141,7 @@ impl Display for Source {
             }
             Self::Idmapped { of, .. } => of.fmt(f),
             Self::Init => f.write_str("the container's init"),
+            Self::InitRoot => f.write_str("the root of the container's init"),
             Self::Gate(path) if f.alternate() => write!(f, "{} (socket)", text(path)),
             Self::Gate(path) => f.write_str(&text(path)),
         }
@@ -199,6 +210,7 @@ impl Display for Step {
         match self {
             Self::Mount(mount) => match &mount.source {
                 MountSource::Opened { source, .. } => write!(f, "mount source {} on {}", source.0, mount.target),
+                MountSource::InRoot { path, .. } => write!(f, "mount {path} of the container on {}", mount.target),
                 MountSource::Filesystem { filesystem, .. } => {
                     write!(f, "mount {} on {}", text(&filesystem.fstype), mount.target)
                 }
@@ -326,8 +338,10 @@ fn fixed(step: &Step) -> Option<&'static str> {
         Step::OpenRoot => "open the container's root",
         Step::OpenProcfs => "open a procfs of our own",
         Step::RuntimeHooks => "let the parent run hooks",
-        Step::PivotRoot { no_pivot: false } => "pivot_root",
-        Step::PivotRoot { no_pivot: true } => "move the root and chroot",
+        Step::EnterRoot(Entry::Pivot) => "pivot_root",
+        Step::EnterRoot(Entry::Move) => "move the root and chroot",
+        Step::EnterRoot(Entry::Chroot) => "chroot",
+        Step::EnterInitRoot(_) => "chroot to the root of the container's init",
         Step::ReadonlyRoot => "make the root read-only",
         Step::Stdio => "set up stdio",
         Step::ReopenNull => "reopen /dev/null in the container",

@@ -67,13 +67,14 @@ pub(super) fn check_bind(entry: &Entry<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A bind, idmapped if it shall be: by its own maps, or else by those of the container's user namespace.
-pub(super) fn of_bind(context: &Context<'_>, entry: &Entry<'_>, source: Source) -> Result<Source, Error> {
+/// By what a bind is idmapped, and whether with what is mounted below it, if it shall be: by its own maps, or else by those
+/// of the container's user namespace.
+pub(super) fn of_bind(context: &Context<'_>, entry: &Entry<'_>) -> Result<Option<(Idmap, bool)>, Error> {
     if entry.options.idmap.is_none() && !has_maps(entry) {
-        return Ok(source);
+        return Ok(None);
     }
     let by = if has_maps(entry) { own_maps(entry)? } else { maps_of_container(context, entry)? };
-    Ok(Source::Idmapped { of: Box::new(source), by, recursive: entry.options.idmap.unwrap_or(false) })
+    Ok(Some((by, entry.options.idmap.unwrap_or(false))))
 }
 
 fn has_maps(entry: &Entry<'_>) -> bool {

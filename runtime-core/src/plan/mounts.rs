@@ -10,7 +10,7 @@ use super::hooks::Checked;
 use super::namespaces::{EntersPid, Namespaces};
 use super::options::{Options, RDONLY};
 use super::{Error, Input, cgroupfs, idmap};
-use crate::step::{Filesystem, InRoot, MountSource, MountStep, Namespace, Slot, Source, Step};
+use crate::step::{Filesystem, InRoot, MountSource, MountStep, Namespace, RootPlace, Slot, Source, Step};
 
 /// The files of procfs that lxcfs and others may cover; runc's `checkProcMount`.
 const OVER_PROC: [&str; 10] = [
@@ -34,14 +34,24 @@ pub(super) struct Context<'a> {
     pub slave_first: bool,
     /// `linux.mountLabel`.
     pub label: Option<&'a str>,
-    /// The root is attached where `root.path` says, not over `/`.
-    pub at_path: bool,
+    /// Where the root is attached.
+    pub place: RootPlace,
 }
 
 impl Context<'_> {
     /// Whether who mounts is in another user namespace than the host's mounts are of.
     fn is_confined(&self) -> bool {
         self.namespaces.own(Namespace::User) || self.input.host.user_namespace
+    }
+
+    /// A path as it is inside, if it is at or below `root.path` on the host.
+    fn below_root(&self, path: &str) -> Option<String> {
+        let clean = |path: &str| InRoot::new(path).map(|path| path.display());
+        let root = clean(root_path(self.input).ok()?.to_str().ok()?).filter(|root| root != "/")?;
+        match clean(path)?.strip_prefix(&root)? {
+            "" => Some("/".to_owned()),
+            below => below.starts_with('/').then(|| below.to_owned()),
+        }
     }
 }
 
@@ -59,7 +69,7 @@ pub(super) struct Entry<'a> {
 pub(super) fn compile(context: &Context<'_>, draft: &mut Draft) -> Result<Vec<Slot>, Error> {
     let mut readonly = Vec::new();
     for (index, mount) in context.input.spec.mounts().iter().flatten().enumerate() {
-        let entry = read(index, mount, draft)?;
+        let entry = read(context, index, mount, draft)?;
         if entry.options.bind.is_some() {
             let step = bind(context, &entry, draft)?;
             draft.step(Step::Mount(Box::new(step)));
@@ -74,7 +84,7 @@ pub(super) fn compile(context: &Context<'_>, draft: &mut Draft) -> Result<Vec<Sl
     Ok(readonly)
 }
 
-fn read<'a>(index: usize, mount: &'a Mount, draft: &mut Draft) -> Result<Entry<'a>, Error> {
+fn read<'a>(context: &Context<'_>, index: usize, mount: &'a Mount, draft: &mut Draft) -> Result<Entry<'a>, Error> {
     let destination = text(mount.destination());
     // A new line in it would make two of the error.
     let field = format!("mounts[{index}] ({})", destination.escape_debug());
@@ -84,7 +94,8 @@ fn read<'a>(index: usize, mount: &'a Mount, draft: &mut Draft) -> Result<Entry<'
     if !destination.starts_with('/') {
         draft.warn(format!("{field}: a relative destination is deprecated, it is taken as relative to /"));
     }
-    let target = in_root(&field, destination)?;
+    let below = context.below_root(destination);
+    let target = in_root(&field, below.as_deref().unwrap_or(destination))?;
     if target.is_root() {
         return Err(Error::invalid(field, destination, "mountpoint is on the top of rootfs"));
     }
@@ -155,16 +166,29 @@ pub(super) fn bind(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) 
     if entry.source().is_empty() {
         return Err(Error::missing(format!("{}.source", entry.field)));
     }
-    let path = host_path(&entry.field, entry.source(), context.input.bundle)?;
-    let recursive = entry.options.bind == Some(true);
-    let source = draft.source(idmap::of_bind(context, entry, Source::Tree { path, recursive })?);
-    let mut step = entry.step(MountSource::Opened { source, slave_first: context.slave_first });
+    let mut step = entry.step(bound(context, entry, draft)?);
     if context.is_confined() {
         (step.attributes, step.locked) = entry.options.locked_bind_attributes();
     } else {
         step.attributes = entry.options.bind_attributes();
     }
     Ok(step)
+}
+
+/// What is below the container's root is the container's: the image may have links there that lead out of it on the host,
+/// and what earlier mounts have put there is to be seen in the container alone.
+fn bound(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Result<MountSource, Error> {
+    let path = host_path(&entry.field, entry.source(), context.input.bundle)?;
+    let (recursive, idmap) = (entry.options.bind == Some(true), idmap::of_bind(context, entry)?);
+    if let Some(below) = path.to_str().ok().and_then(|path| context.below_root(path)) {
+        return Ok(MountSource::InRoot { path: in_root(&entry.field, &below)?, recursive, idmap });
+    }
+    let tree = Source::Tree { path, recursive };
+    let source = draft.source(match idmap {
+        Some((by, recursive)) => Source::Idmapped { of: Box::new(tree), by, recursive },
+        None => tree,
+    });
+    Ok(MountSource::Opened { source, slave_first: context.slave_first })
 }
 
 /// A new file system, made by the child: it has to belong to the child's namespaces.
@@ -206,9 +230,13 @@ fn filesystem(context: &Context<'_>, entry: &Entry<'_>, draft: &mut Draft) -> Re
 }
 
 /// Hooks look for the container at the path that config.json names, in the mount namespace of its process, and expect the
-/// host around it. In a mount namespace of somebody else there is no such place.
-pub(super) fn is_attached_at_path(namespaces: &Namespaces, hooks: &Checked<'_>) -> bool {
-    hooks.before_pivot() && namespaces.is_new(Namespace::Mount)
+/// host around it. In a mount namespace of somebody else there is no such place, and in the host's there is no other.
+pub(super) fn root_place(namespaces: &Namespaces, hooks: Option<&Checked<'_>>) -> RootPlace {
+    match namespaces.own(Namespace::Mount) {
+        false => RootPlace::Host,
+        true if hooks.is_some_and(Checked::before_pivot) && namespaces.is_new(Namespace::Mount) => RootPlace::Path,
+        true => RootPlace::Slash,
+    }
 }
 
 /// `root.path` on the host.
@@ -222,10 +250,10 @@ pub(super) fn root_path(input: &Input<'_>) -> Result<CString, Error> {
 
 /// The root file system and what the snapshotter nests below it.
 pub(super) fn rootfs(context: &Context<'_>, draft: &mut Draft) -> Result<(), Error> {
-    let here = context.at_path;
+    let at = context.place;
     if context.input.rootfs.is_empty() {
         let source = draft.source(Source::Tree { path: root_path(context.input)?, recursive: true });
-        draft.step(Step::AttachRootfs { source, here });
+        draft.step(Step::AttachRootfs { source, at });
         return Ok(());
     }
     context.input.spec.root().as_ref().ok_or_else(|| Error::missing("root"))?;
@@ -234,7 +262,7 @@ pub(super) fn rootfs(context: &Context<'_>, draft: &mut Draft) -> Result<(), Err
         let mut options = Options::parse(&format!("{field}.options"), &mount.options)?;
         let source = snapshot(&field, mount, &mut options, context.input.bundle)?;
         if index == 0 {
-            attach(&field, mount, &options, source, here, draft)?;
+            attach(&field, mount, &options, source, at, draft)?;
         } else {
             nest(&field, mount, options, source, context, draft)?;
         }
@@ -247,7 +275,7 @@ fn attach(
     mount: &super::rootfs::Mount,
     options: &Options,
     source: Source,
-    here: bool,
+    at: RootPlace,
     draft: &mut Draft,
 ) -> Result<(), Error> {
     if !matches!(mount.target.as_str(), "" | "/") {
@@ -255,7 +283,7 @@ fn attach(
     }
     let bound = source.is_tree();
     let source = draft.source(source);
-    draft.step(Step::AttachRootfs { source, here });
+    draft.step(Step::AttachRootfs { source, at });
     if bound && options.set & !RDONLY != 0 {
         return Err(Error::unsupported(format!("{field}.options of a bind but ro, rw, bind, rbind")));
     }

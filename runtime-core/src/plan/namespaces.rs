@@ -10,8 +10,6 @@ use super::{Error, IdMaps};
 use crate::host::Host;
 use crate::step::{Namespace, NetDevice, Source, Step};
 
-pub(super) const NO_MOUNT_NAMESPACE: &str = "linux.namespaces: a container without a mount namespace";
-
 /// The namespaces that a container does not share with the host: new (`None`), or joined by path.
 #[derive(Debug)]
 pub(super) struct Namespaces(BTreeMap<Namespace, Option<CString>>);
@@ -108,6 +106,23 @@ impl Namespaces {
         }
     }
 
+    /// Without a mount namespace of its own, what a container has mounted is the host's.
+    fn validate_host_mounts(&self, linux: &Linux) -> Result<(), Error> {
+        let some = |paths: &Option<Vec<String>>| paths.as_ref().is_some_and(|paths| !paths.is_empty());
+        let restrict = "unable to restrict sys entries without a private MNT namespace";
+        if some(linux.masked_paths()) {
+            return Err(Error::conflict("linux.maskedPaths", restrict));
+        }
+        if some(linux.readonly_paths()) {
+            return Err(Error::conflict("linux.readonlyPaths", restrict));
+        }
+        if self.own(Namespace::User) {
+            let reason = "a user namespace without a mount namespace of its own has nothing to mount on";
+            return Err(Error::conflict("linux.namespaces", reason));
+        }
+        Ok(())
+    }
+
     /// When a pid namespace is entered by one more clone; one that clone3 made itself needs none. A new time namespace is
     /// entered at the same moment.
     pub fn enters_pid(&self, host: &Host) -> Option<EntersPid> {
@@ -122,7 +137,7 @@ impl Namespaces {
     /// Refuses what cannot be meant, in the words of runc's validator.
     pub fn validate(&self, spec: &Spec, linux: &Linux) -> Result<(), Error> {
         if !self.own(Namespace::Mount) {
-            return Err(Error::unsupported(NO_MOUNT_NAMESPACE));
+            self.validate_host_mounts(linux)?;
         }
         if !self.own(Namespace::Uts) {
             if spec.hostname().as_ref().is_some_and(|name| !name.is_empty()) {

@@ -59,20 +59,42 @@ pub(super) fn make(
         Source::Filesystem(filesystem) if filesystem.fstype.as_c_str() == c"overlay" => {
             on_layers(filesystem, namespace)
         }
-        Source::Filesystem(filesystem) => set(super::filesystem(filesystem)?, &filesystem.source, false, namespace),
-        Source::Tree { path, recursive: tree } => set(open_tree(path, *tree)?, path, recursive, namespace),
+        Source::Filesystem(filesystem) => {
+            let mount = super::filesystem(filesystem)?;
+            set(mount.as_fd(), &filesystem.source, false, namespace)?;
+            Ok(mount)
+        }
+        Source::Tree { path, recursive: tree } => {
+            let tree = open_tree(path, *tree)?;
+            set(tree.as_fd(), path, recursive, namespace)?;
+            Ok(tree)
+        }
         // The plan has no others.
-        Source::Idmapped { .. } | Source::Namespace { .. } | Source::Init | Source::Gate(_) => {
+        Source::Idmapped { .. } | Source::Namespace { .. } | Source::Init | Source::InitRoot | Source::Gate(_) => {
             Err(Error::Errno(rustix::io::Errno::INVAL))
         }
     }
 }
 
-fn set(mount: OwnedFd, of: &CStr, recursive: bool, namespace: BorrowedFd<'_>) -> Result<OwnedFd, Error> {
+/// Gives a detached tree that somebody else has made other owners.
+pub(crate) fn apply(
+    tree: BorrowedFd<'_>,
+    of: &CStr,
+    by: &Idmap,
+    recursive: bool,
+    children: &Children,
+) -> Result<(), Error> {
+    let namespace = match by {
+        Idmap::Maps(maps) => userns::make(maps, children)?,
+        Idmap::Namespace(path) => open_namespace(path, Namespace::User)?,
+    };
+    set(tree, of, recursive, namespace.as_fd())
+}
+
+fn set(mount: BorrowedFd<'_>, of: &CStr, recursive: bool, namespace: BorrowedFd<'_>) -> Result<(), Error> {
     let flags = if recursive { sys::RECURSIVE } else { 0 };
-    sys::mount_setattr(mount.as_fd(), flags, MountAttr::idmap(namespace))
-        .map_err(|source| Error::Idmap { of: of.to_owned(), source })?;
-    Ok(mount)
+    sys::mount_setattr(mount, flags, MountAttr::idmap(namespace))
+        .map_err(|source| Error::Idmap { of: of.to_owned(), source })
 }
 
 /// An overlay on idmapped copies of its lower layers. overlayfs takes layers by path, so the copies are attached, in the mount
@@ -81,7 +103,8 @@ fn on_layers(filesystem: &Filesystem, namespace: BorrowedFd<'_>) -> Result<Owned
     let layers = overlay::lower_layers(filesystem);
     let mapped = |layer: &CString| {
         let tree = open_tree(layer, false).map_err(|source| Error::Layer { path: layer.clone(), source })?;
-        set(tree, layer, false, namespace)
+        set(tree.as_fd(), layer, false, namespace)?;
+        Ok::<_, Error>(tree)
     };
     let mapped = layers.iter().map(mapped).collect::<Result<Vec<_>, _>>()?;
     let moved = moved(filesystem, mapped.len());

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use super::{InRoot, Slot, SourceIndex};
+use super::{Idmap, InRoot, Slot, SourceIndex};
 
 /// A file system to be made by fsopen(2), fsconfig(2) and fsmount(2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +35,28 @@ pub struct Attributes {
     pub clear: u64,
 }
 
+/// Where the root file system is attached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootPlace {
+    /// Over `/` of the child's own mount namespace.
+    Slash,
+    /// Where [`Step::EnterRootPath`](super::Step::EnterRootPath) went, in the child's own mount namespace.
+    Path,
+    /// There too, but the mount namespace is the host's.
+    Host,
+}
+
+/// How a container's root becomes its `/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// pivot_root(2), and the old root gone.
+    Pivot,
+    /// chroot(2) into a root over `/`: runc's `--no-pivot`, for a host whose root is a ramdisk.
+    Move,
+    /// chroot(2) alone: the mounts are the host's too.
+    Chroot,
+}
+
 /// What a [`MountStep`] puts on its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MountSource {
@@ -45,6 +67,15 @@ pub enum MountSource {
         source: SourceIndex,
         /// Receive from the host, send nothing to it.
         slave_first: bool,
+    },
+    /// A tree of the container's own, as earlier mounts have made it: resolved beneath its root, never on the host.
+    InRoot {
+        /// Where.
+        path: InRoot,
+        /// Mounts below it too.
+        recursive: bool,
+        /// Have the parent give it other owners, and its whole tree where that is true.
+        idmap: Option<(Idmap, bool)>,
     },
     /// A new file system, made by the child inside its own namespaces.
     Filesystem {

@@ -12,6 +12,7 @@ mod crash;
 mod devices;
 mod faults;
 mod hooks;
+mod host_mounts;
 mod hunt;
 mod identity;
 mod labels;
@@ -85,6 +86,7 @@ const TESTS: &[&[Test]] = &[
     propagation::TESTS,
     rootfs::TESTS,
     hooks::TESTS,
+    host_mounts::TESTS,
     devices::TESTS,
     budget::TESTS,
     listener::TESTS,

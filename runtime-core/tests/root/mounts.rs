@@ -21,6 +21,8 @@ pub const TESTS: &[Test] = &[
     ("bind_has_exactly_its_options", bind_options),
     ("bind_with_any_option_keeps_no_flag_of_its_source", bind_clears),
     ("bind_in_a_user_namespace_gets_no_more_than_its_source_has", bind_locked),
+    ("bind_of_what_an_earlier_mount_made_has_it", bind_earlier),
+    ("bind_from_the_root_never_leaves_it", bind_inside),
     ("bind_of_a_file_makes_its_target", bind_file),
     ("bind_takes_one_mount_and_rbind_the_tree", recursive),
     ("rro_makes_the_tree_readonly_and_ro_the_mount", recursive_readonly),
@@ -212,6 +214,64 @@ fn bind_locked() -> Result<(), Stop> {
         let refusal = seen(hard, &[more]).unwrap_err();
         assert!(refusal.contains("/bound") && refusal.ends_with("operation not permitted"), "{more}: {refusal}");
     }
+    Ok(())
+}
+
+/// A tree of mounts inside, of which parts are bound again, by paths of the host as by those of the container.
+fn bind_earlier() -> Result<(), Stop> {
+    let plain: fn(Bundle) -> Bundle = |bundle| bundle;
+    for change in [plain, super::namespaces::with_user_namespace] {
+        for mapped in [false, true] {
+            let mut bundle = change(Bundle::new()).sh("cat /final/x/y/z/z/x/y/z/x/file");
+            let source = bundle.dir.join("source");
+            for (part, below) in [("a", "x"), ("b", "y"), ("c", "z")] {
+                fs::create_dir_all(source.join(part).join(below))?;
+                fs::write(source.join(part).join(below).join("file"), format!("{part}/{below}"))?;
+            }
+            let image = bundle.image("/").display().to_string();
+            let image = image.trim_end_matches('/');
+            let mut bind = |from: String, to: &str, options: &[&str]| {
+                let mut mount = json!({"source": from, "destination": to, "type": "bind", "options": options});
+                if options.contains(&"idmap") {
+                    for maps in ["uidMappings", "gidMappings"] {
+                        mount[maps] = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+                    }
+                }
+                bundle.mount(mount);
+            };
+            for (part, to) in [("a", "/mnt"), ("b", "/mnt/x"), ("c", "/mnt/x/y"), ("a", "/mnt/x/y/z")] {
+                bind(source.join(part).display().to_string(), to, &["bind", "rprivate"]);
+            }
+            let again = if mapped { &["rbind", "rprivate", "idmap"][..] } else { &["rbind", "rprivate"] };
+            bind(format!("{image}/mnt/x"), &format!("{image}/mnt/x/y/z/x"), again);
+            bind(format!("{image}/mnt/x/y"), "/mnt/x/y/z", again);
+            bind(format!("{image}/mnt"), "/final", again);
+            assert_eq!(bundle.says().map_err(|error| format!("mapped {mapped}: {error}"))?, "a/x");
+        }
+    }
+    Ok(())
+}
+
+/// A link of the image is the container's, wherever it seems to point.
+fn bind_inside() -> Result<(), Stop> {
+    let bundle = Bundle::new().sh("cat /bound/name");
+    fs::create_dir_all(bundle.image("/tmp/secret"))?;
+    fs::write(bundle.image("/tmp/secret/name"), "inside")?;
+    let outside = bundle.dir.join("secret");
+    fs::create_dir(&outside)?;
+    fs::write(outside.join("name"), "outside")?;
+    std::os::unix::fs::symlink("../../../../../../../tmp/secret", bundle.image("/link"))?;
+    std::os::unix::fs::symlink(&outside, bundle.image("/away"))?;
+    let bind = |from: &str| json!({"source": bundle.image(from), "destination": "/bound", "options": ["bind"]});
+    let (link, away) = (bind("/link"), bind("/away"));
+    let said = |mount| {
+        Bundle { id: bundle.id.clone(), dir: bundle.dir.clone(), ..Bundle::new().sh("cat /bound/name") }
+            .with_mount(mount)
+            .says()
+    };
+    assert_eq!(said(link)?, "inside");
+    let refusal = said(away).unwrap_err();
+    assert!(refusal.starts_with("mount /away of the container on /bound: no such file"), "{refusal}");
     Ok(())
 }
 
