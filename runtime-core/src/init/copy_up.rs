@@ -7,8 +7,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid, mkdirat, mknodat, openat,
-    readlinkat_raw, sendfile, statat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Timespec, Timestamps, Uid, XattrFlags, fgetxattr, flistxattr,
+    fsetxattr, mkdirat, mknodat, openat, readlinkat_raw, sendfile, statat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -16,6 +16,8 @@ use rustix::io::Errno;
 const DEPTH: usize = 64;
 /// Names that are read at a time.
 const ENTRIES: usize = 2048;
+/// `XATTR_LIST_MAX` and `XATTR_SIZE_MAX`. linux/limits.h
+const ATTRIBUTES: usize = 1 << 16;
 /// Bytes that are copied at a time.
 const CHUNK: usize = 1 << 20;
 
@@ -75,6 +77,9 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat
     if kind != FileType::Symlink {
         rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
     }
+    if matches!(kind, FileType::Directory | FileType::RegularFile) {
+        copy_attributes(from, to, name)?;
+    }
     let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     let times = Timestamps {
         last_access: time(stat.st_atime as _, stat.st_atime_nsec as _),
@@ -90,6 +95,30 @@ fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<()
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
     while sendfile(&target, &source, None, CHUNK)? > 0 {}
+    Ok(())
+}
+
+/// Extended attributes, among them file capabilities, as far as a tmpfs takes them and we may give them.
+fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let (source, target) = (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
+    let (mut names, mut value) = ([0; ATTRIBUTES], [0; ATTRIBUTES]);
+    let listed = match flistxattr(&source, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => return Ok(()),
+        listed => listed?,
+    };
+    for name in names.get(..listed).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
+        let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?;
+        let length = match fgetxattr(&source, name, &mut value[..]) {
+            // Gone meanwhile, or with ids that mean nothing here.
+            Err(Errno::NODATA | Errno::OVERFLOW) => continue,
+            length => length?,
+        };
+        match fsetxattr(&target, name, value.get(..length).unwrap_or_default(), XattrFlags::empty()) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
     Ok(())
 }
 

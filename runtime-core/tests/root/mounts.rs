@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("only_what_the_spec_asks_for_is_mounted", nothing_else),
     ("tmpfs_takes_the_mode_of_what_it_covers", tmpfs_mode),
     ("tmpfs_begins_with_what_it_covers", copy_up),
+    ("tmpfs_has_the_extended_attributes_of_what_it_covers", copy_up_attributes),
     ("any_number_of_tmpfs_can_be_read_only", many_readonly),
     ("fifo_is_made_inside_a_user_namespace", fifo),
     ("readonly_tmpfs_takes_mounts_below_it", readonly_tmpfs),
@@ -105,6 +106,32 @@ fn copy_up() -> Result<(), Stop> {
         assert_eq!(lines[2..5], ["4755 7:8 1000000", "/etc/shadow", "fifo 640"], "{said}");
         assert!(lines[5].contains("Read-only file system") && lines[6] == "1", "{said}");
         assert!(data.join("deep/er/file").exists(), "what is covered stays as it was");
+    }
+    Ok(())
+}
+
+fn copy_up_attributes() -> Result<(), Stop> {
+    let bundle = Bundle::new().sh("sleep 100").with_mount(tmpfs("/data", &["tmpcopyup"]));
+    let data = bundle.image("/data");
+    fs::create_dir_all(data.join("directory"))?;
+    fs::write(data.join("directory/file"), "")?;
+    let long = vec![b'x'; 5000];
+    // `struct vfs_ns_cap_data` of revision 2: cap_net_raw, effective. capabilities(7)
+    let capability = [&0x0200_0001_u32.to_le_bytes()[..], &(1_u32 << 13).to_le_bytes(), &[0; 12]].concat();
+    let named = [
+        ("directory", "security.berth", &long),
+        ("directory/file", "trusted.berth", &b"trusted".to_vec()),
+        ("directory/file", "security.capability", &capability),
+    ];
+    for (file, name, value) in named {
+        setxattr(data.join(file), name, value, XattrFlags::empty())?;
+    }
+    let live = bundle.start()?;
+    for (file, name, value) in named {
+        let inside = format!("/proc/{}/root/data/{file}", live.init.pid());
+        let mut found = vec![0; 8192];
+        let length = getxattr(&inside, name, &mut found[..]).map_err(|errno| format!("{file} {name}: {errno}"))?;
+        assert_eq!(&found[..length], value, "{file} {name}");
     }
     Ok(())
 }
