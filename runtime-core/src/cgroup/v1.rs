@@ -124,8 +124,10 @@ impl Groups {
         let dir = self.dir("devices").ok_or_else(|| no_controller("devices.deny"))?;
         let [default, exceptions] = rules.v1();
         for (file, lines) in [default, exceptions] {
-            let error = |value: &str, source| Error::Write { file: file.to_owned(), value: value.to_owned(), source };
-            dir.write_lines(file, &lines).map_err(|(line, source)| error(line, source))?;
+            match dir.write_lines(file, &lines) {
+                Err(("a", Errno::INVAL)) if file == DENY => deny_listed(dir)?,
+                result => result.map_err(|(line, source)| devices_error(file, line, source))?,
+            }
         }
         Ok(())
     }
@@ -265,6 +267,23 @@ fn read(dir: &Dir, file: &str) -> Result<String, Error> {
 fn write(dir: &Dir, file: &str, value: &str) -> Result<(), Error> {
     let value = value.trim();
     dir.write(file, value).map_err(|source| Error::Write { file: file.to_owned(), value: value.to_owned(), source })
+}
+
+const DENY: &str = "devices.deny";
+
+/// The kernel takes no word for all devices of a cgroup that has others below it. Where it is a list of what is allowed
+/// already, its lines are taken out one by one.
+fn deny_listed(dir: &Dir) -> Result<(), Error> {
+    let list = read(dir, "devices.list")?;
+    let lines: Vec<String> = list.lines().map(str::to_owned).collect();
+    if lines.iter().any(|line| line.starts_with('a')) {
+        return Err(devices_error(DENY, "a", Errno::INVAL));
+    }
+    dir.write_lines(DENY, &lines).map_err(|(line, source)| devices_error(DENY, line, source))
+}
+
+fn devices_error(file: &str, value: &str, source: Errno) -> Error {
+    Error::Write { file: file.to_owned(), value: value.to_owned(), source }
 }
 
 const STATE: &str = "freezer.state";

@@ -12,18 +12,39 @@ use super::inmate::Inmate;
 use super::scratch::Scratch;
 use super::{Test, eventually, readable};
 
-pub const TESTS: [Test; 10] = [
+pub const TESTS: [Test; 11] = [
     ("limits_are_in_force", limits),
     ("memory_and_swap_can_be_raised_and_lowered", memory_order),
     ("quota_and_period_can_be_changed_in_any_direction", cpu_order),
     ("cpuset_is_filled_from_the_parent", cpuset),
     ("device_rules_are_listed", device_list),
+    ("device_rules_are_replaced_above_another_cgroup", device_rules_above),
     ("processes_enter_and_are_listed_with_those_below", listed),
     ("statistics_are_read", statistics),
     ("oom_kill_is_told_once", oom),
     ("end_of_a_cgroup_is_no_oom", oom_end),
     ("open_finds_what_is_left_of_a_cgroup", open_partial),
 ];
+
+fn device_rules_above() -> Result<(), Failed> {
+    let scratch = Scratch::new();
+    let rules = |minor: u32| {
+        format!(
+            r#"{{"devices":[{{"allow":false,"access":"rwm"}},
+                {{"allow":true,"type":"c","major":1,"minor":{minor},"access":"r"}}]}}"#
+        )
+    };
+    scratch.create(&rules(11))?;
+    let below = scratch.dir("devices").join("below");
+    std::fs::create_dir(&below)?;
+    scratch.create(&rules(12))?;
+    for list in [scratch.read("devices", "devices.list"), std::fs::read_to_string(below.join("devices.list"))?] {
+        assert!(!list.contains("c 1:11 ") && !list.contains('a'), "{list}");
+    }
+    assert!(scratch.read("devices", "devices.list").contains("c 1:12 r"));
+    std::fs::remove_dir(&below)?;
+    Ok(())
+}
 
 fn limits() -> Result<(), Failed> {
     let scratch = Scratch::new();
