@@ -200,7 +200,9 @@ impl Container {
     /// The container that some process made, by the directory of its state; `None` if there is none.
     pub fn open(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
         let home = Home::Directory(state.to_owned());
-        let Some(Record { cgroup, resctrl, mounted, container: Some(kept), .. }) = home.read()? else { return Ok(None) };
+        let Some(Record { cgroup, resctrl, mounted, container: Some(kept), .. }) = home.read()? else {
+            return Ok(None);
+        };
         let found = if kept.without_cgroup { None } else { Cgroup::open(&cgroup)? };
         let cgroup = found.unwrap_or_else(|| Cgroup::none(&cgroup));
         let (process, words) = kept.init.map(|born| (born.process, born.words)).unzip();

@@ -225,6 +225,7 @@ impl<'a> Init<'a> {
 
     /// Ready. What was needed to get here is closed, so that a container that is never started pins nothing.
     fn gate(&mut self, listener: Option<SourceIndex>) -> Result<(), Errno> {
+        sys::end_on_signals()?;
         let channel = self.channel.as_raw_fd().cast_unsigned();
         let Some(listener) = listener else {
             close_others(self.first_of_ours(), &[channel]);

@@ -104,6 +104,26 @@ pub(crate) fn reset_signals(ignored: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Whoever ends a process at its gate means it, also where it is the first of its pid namespace: to that a signal without a
+/// handler is nothing. pid_namespaces(7)
+pub(crate) fn end_on_signals() -> Result<(), Errno> {
+    extern "C" fn end(signal: libc::c_int) {
+        super::exit(128 + signal)
+    }
+    let mut ending = MaybeUninit::<libc::sigset_t>::zeroed();
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the handler takes a signal's number, and ends the process by a system call alone.
+        if unsafe { libc::signal(signal, end as extern "C" fn(libc::c_int) as libc::sighandler_t) } == libc::SIG_ERR {
+            return Err(errno());
+        }
+        // SAFETY: the set is zeroed memory of the right type, which is the empty set, and the number is a signal's.
+        unsafe { libc::sigaddset(ending.as_mut_ptr(), signal) };
+    }
+    // SAFETY: the set is a set, and outlives the call.
+    unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, ending.as_ptr(), std::ptr::null_mut()) };
+    Ok(())
+}
+
 /// execve(2). Returns only if it failed.
 ///
 /// `args` and `env` come from [`CStringArray::pointers`](crate::program::CStringArray), whose strings the plan holds.

@@ -10,6 +10,7 @@ use super::bundle::{Bundle, files, runtime, shell};
 use super::{Stop, Test};
 
 pub const TESTS: &[Test] = &[
+    ("container_at_its_gate_ends_when_it_is_asked_to", asked_to_end),
     ("exit_code_is_the_programs", exit_codes),
     ("stdio_is_what_was_given", stdio),
     ("created_container_has_executed_nothing", gate),
@@ -179,5 +180,16 @@ fn busy_heap() -> Result<(), Stop> {
         stop.store(true, order);
         assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(0))), "{outcomes:?}");
     });
+    Ok(())
+}
+
+fn asked_to_end() -> Result<(), Stop> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        let mut live = Bundle::new().sh("touch /ran").create()?;
+        live.container.signal(libc::SIGUSR1)?;
+        live.container.signal(signal)?;
+        assert_eq!(live.init.wait().status, 128 + signal as u32);
+        assert!(live.container.start().is_err());
+    }
     Ok(())
 }
