@@ -72,7 +72,9 @@ pub struct Container {
     resctrl: Option<resctrl::Left>,
     /// Where its root is mounted on the host, if it has no mount namespace.
     mounted: Option<Mounted>,
-    /// `None` if it had ended when the container was opened.
+    /// Somebody else was at it when the container was opened.
+    creating: bool,
+    /// `None` if there was none, or it had ended, when the container was opened.
     init: Option<First>,
     gate: Mutex<Option<Gate>>,
     home: Home,
@@ -187,6 +189,7 @@ impl Container {
             resctrl: group.and_then(|group| group.left()),
             mounted: made.mounted().cloned(),
             cgroup: made.keep()?,
+            creating: false,
             init: Some(init),
             gate: Mutex::new(gate),
             home,
@@ -197,8 +200,18 @@ impl Container {
         Ok((container, child))
     }
 
-    /// The container that some process made, by the directory of its state; `None` if there is none.
+    /// The container that some process made, or is making, by the directory of its state; `None` if there is none.
     pub fn open(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
+        let found = Self::found(state, children)?;
+        Ok(found.map(|container| Self { creating: container.init.is_none() && Lock::is_held(state), ..container }))
+    }
+
+    /// The same by who has it locked, so that nobody is making it.
+    pub fn open_locked(_lock: &Lock, state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
+        Self::found(state, children)
+    }
+
+    fn found(state: &Path, children: Arc<Children>) -> Result<Option<Self>, Error> {
         let home = Home::Directory(state.to_owned());
         let Some(Record { cgroup, resctrl, mounted, container: Some(kept), .. }) = home.read()? else {
             return Ok(None);
@@ -215,6 +228,7 @@ impl Container {
             cgroup,
             resctrl,
             mounted,
+            creating: false,
             init: process.and_then(|process| process.find()),
             gate: Mutex::new(words.map(Gate::AtHome)),
             home,

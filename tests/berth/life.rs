@@ -29,6 +29,7 @@ pub fn facts() -> Vec<Fact> {
         the_binary_is_out_of_reach,
         a_missing_binfmt_is_told_by_start,
         hooks_read_the_state,
+        a_container_in_the_making_is_creating,
         a_hook_that_fails_at_start_deletes_the_container,
         hooks_have_no_signal_blocked,
     ]
@@ -287,6 +288,23 @@ fn a_hook_that_fails_at_start_deletes_the_container(stage: &Stage) -> Result<()>
         fs::write(&log, "{\"status\":\"stopped\"}".repeat(round + 1))?;
     }
     Ok(())
+}
+
+fn a_container_in_the_making_is_creating(stage: &Stage) -> Result<()> {
+    let id = &stage.id("c");
+    let (began, go) = (stage.path("began"), stage.path("go"));
+    let script = format!("touch {began}; while ! test -e {go}; do sleep 0.02; done");
+    let hook = serde_json::json!([{ "path": "/bin/sh", "args": ["sh", "-c", script], "timeout": 60 }]);
+    stage.spec(|spec| spec["hooks"] = serde_json::json!({ "createRuntime": hook }))?;
+    let null = || std::process::Stdio::null();
+    let mut making = stage.command(&["create", id]).stdin(null()).stdout(null()).stderr(null()).spawn()?;
+    let seen = stage.until("the hook runs", || fs::exists(&began).unwrap_or(false)).and_then(|()| stage.state(id));
+    fs::write(&go, "")?;
+    let status = command::wait_for(&mut making, DEADLINE)?;
+    let seen = seen?;
+    ensure!(seen["status"] == "creating" && seen["pid"] == 0, "{seen}");
+    ensure!(status.is_some_and(|status| status.success()), "{status:?}");
+    stage.expect(id, "created")
 }
 
 fn hooks_have_no_signal_blocked(stage: &Stage) -> Result<()> {

@@ -16,6 +16,7 @@ impl Container {
     /// Where the container is in its life.
     pub fn status(&self) -> Result<Status, Error> {
         Ok(match &self.init {
+            None if self.creating => Status::Creating,
             None => Status::Stopped,
             Some(init) if init.has_ended() => Status::Stopped,
             Some(_) if self.cgroup.is_frozen()? => Status::Paused,

@@ -264,7 +264,7 @@ impl Home {
     }
 }
 
-/// Held by whoever changes a container whose state is in a directory. It is the kernel's, and ends with its holder.
+/// Held by whoever makes or changes a container whose state is in a directory. It is the kernel's, and ends with its holder.
 #[derive(Debug)]
 pub struct Lock(#[allow(dead_code)] OwnedFd);
 
@@ -282,6 +282,17 @@ impl Lock {
         let ours = rustix::fs::fstat(file.as_fd()).map_err(failed)?;
         let same = fs::metadata(directory).is_ok_and(|now| (now.dev(), now.ino()) == (ours.st_dev, ours.st_ino));
         Ok(same.then_some(Self(file)))
+    }
+}
+
+impl Lock {
+    /// Whether somebody has it now.
+    pub(super) fn is_held(directory: &Path) -> bool {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, directory, flags, Mode::empty());
+        file.is_ok_and(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) == Err(rustix::io::Errno::WOULDBLOCK)
+        })
     }
 }
 
@@ -306,7 +317,10 @@ mod tests {
     fn a_directory_is_claimed_once_and_locked_while_it_is_there() {
         let home = Home::Directory(std::env::temp_dir().join(format!("berth-record-{}/a", std::process::id())));
         let Home::Directory(directory) = &home else { unreachable!() };
-        assert!(home.claim().unwrap().is_some());
+        let lock = home.claim().unwrap();
+        assert!(lock.is_some() && Lock::is_held(directory));
+        drop(lock);
+        assert!(!Lock::is_held(directory));
         assert!(matches!(home.claim(), Err(Error::Exists)));
         assert!(Lock::take(directory).unwrap().is_some());
         assert!(home.read().unwrap().is_none());

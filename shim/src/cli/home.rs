@@ -95,7 +95,8 @@ impl Berth {
     /// The same, which nobody else changes as long as the lock lives.
     pub fn locked(&self, id: &str) -> Result<(Lock, Container), Error> {
         let lock = Lock::take(&self.directory(id)?)?.ok_or(Error::NoContainer)?;
-        Ok((lock, self.container(id)?))
+        let container = Container::open_locked(&lock, &self.directory(id)?, self.children.clone())?;
+        Ok((lock, container.ok_or(Error::NoContainer)?))
     }
 
     /// What makes processes.
