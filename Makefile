@@ -22,6 +22,7 @@ ifndef CARGO_BUILD_TARGET
 CARGO_BUILD_TARGET := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
 endif
 export CARGO_BUILD_TARGET
+export BERTH_COMMIT := $(shell git describe --always --dirty --abbrev=12 2>/dev/null)
 BUILT := $(or $(CARGO_TARGET_DIR),target)/$(CARGO_BUILD_TARGET)/release/$(NAME)
 
 .PHONY: build test test-guest test-podman test-engines demo bench lint lint-crates lint-names install deps setup clean

@@ -31,6 +31,7 @@ pub use error::Error;
 pub use oom::OomWatch;
 pub use path::CgroupPath;
 pub use stats::Stats;
+pub use stats::details::Details;
 
 use crate::bystander::Bystander;
 use crate::children::Children;
@@ -261,6 +262,15 @@ impl Cgroup {
             Groups::None => Err(self.absent()),
             Groups::V1(groups) => groups.stats().map(|metrics| Stats::V1(Box::new(metrics))),
             Groups::V2(group) => group.stats().map(|metrics| Stats::V2(Box::new(metrics))),
+        }
+    }
+
+    /// The rest of what it used: see there. [`Error::Read`] if it is gone.
+    pub fn details(&self) -> Result<Details, Error> {
+        match &self.groups {
+            Groups::None => Err(self.absent()),
+            Groups::V1(groups) => groups.details(),
+            Groups::V2(group) => group.details(),
         }
     }
 

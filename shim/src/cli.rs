@@ -92,7 +92,7 @@ pub fn run(words: impl Iterator<Item = OsString>) -> ExitCode {
     }
     let Some((verb, rest)) = given.words.split_first() else { return help() };
     let Some(command) = COMMANDS.iter().find(|command| *verb == command.name) else {
-        let error = Error::Usage(format!("no such command: {} (try berth --help)", verb.to_string_lossy()));
+        let error = Error::NoCommand(verb.to_string_lossy().into_owned());
         return ExitCode::from(fail(&log::Log::default(), &error));
     };
     let berth = match Berth::new(&given) {
@@ -133,7 +133,9 @@ fn fail(log: &log::Log, error: &Error) -> u8 {
 }
 
 fn help() -> ExitCode {
-    println!("NAME:\n   berth - an OCI runtime\n\nUSAGE:\n   berth [global options] command [options] [arguments]\n");
+    println!(
+        "NAME:\n   berth - Open Container Initiative runtime\n\nUSAGE:\n   berth [global options] command [options] [arguments]\n"
+    );
     println!("COMMANDS:");
     for command in COMMANDS.iter().filter(|command| !command.about.is_empty()) {
         println!("   {:<12} {}", command.name, command.about);
@@ -144,6 +146,10 @@ fn help() -> ExitCode {
 
 fn version() -> ExitCode {
     println!("berth version {}", env!("CARGO_PKG_VERSION"));
+    // Of a build by make: docker shows it.
+    if let Some(commit) = option_env!("BERTH_COMMIT").filter(|commit| !commit.is_empty()) {
+        println!("commit: {commit}");
+    }
     println!("spec: {}", runtime_core::state::OCI_VERSION);
     ExitCode::SUCCESS
 }

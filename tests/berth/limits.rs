@@ -14,6 +14,7 @@ pub fn facts() -> Vec<Fact> {
         update_changes_limits,
         update_refuses_what_is_no_limit,
         events_tell_what_is_used,
+        events_tell_of_an_oom_kill,
         a_cgroup_that_is_frozen_or_lived_in_is_refused,
         what_is_not_given_is_told,
     ]
@@ -111,4 +112,21 @@ fn events_tell_what_is_used(stage: &Stage) -> Result<()> {
     stage.run(&["kill", id, "KILL"])?.success()?;
     follow.wait(DEADLINE)?.success()?;
     refused(stage.run(&["events", "--stats", id])?, 1, "is not running")
+}
+
+fn events_tell_of_an_oom_kill(stage: &Stage) -> Result<()> {
+    let id = &stage.id("x");
+    stage.spec(|spec| spec["linux"]["resources"]["memory"] = serde_json::json!({ "limit": 16 << 20 }))?;
+    stage.detached(&["run", "-d", id])?.success()?;
+    memory_limit(id)?;
+    let mut follow = stage.command(&["events", "--interval", "100ms", id]);
+    let follow = command::start(follow.stdin(std::process::Stdio::null()))?;
+    // It watches when it tells of anything.
+    let begin = format!("{{\"type\":\"stats\",\"id\":\"{id}\",\"data\":{{");
+    follow.expect(&[&begin])?;
+    let hog = stage.run(&["exec", id, "tail", "/dev/zero"])?;
+    ensure!(hog.code == 137, "{hog}");
+    follow.expect(&[&format!("{{\"type\":\"oom\",\"id\":\"{id}\"}}")])?;
+    stage.run(&["kill", id, "KILL"])?.success()?;
+    follow.wait(DEADLINE)?.success().map(drop)
 }

@@ -23,7 +23,7 @@ pub fn facts() -> Vec<Fact> {
 }
 
 fn lines_that_make_no_sense(stage: &Stage) -> Result<()> {
-    refused(stage.run(&["nonsense"])?, 1, "no such command: nonsense")?;
+    refused(stage.run(&["nonsense"])?, 3, "No help topic for 'nonsense'")?;
     refused(stage.run(&["run", "--nonsense", "x"])?, 1, "--nonsense")?;
     refused(stage.run(&["start"])?, 1, "requires exactly 1 argument")?;
     refused(stage.run(&["start", "a", "b"])?, 1, "requires exactly 1 argument")?;
@@ -36,6 +36,10 @@ fn lines_that_make_no_sense(stage: &Stage) -> Result<()> {
     refused(stage.run(&["--root", "/", "list"])?, 1, "--root argument should not be set to /")?;
     ensure!(stage.run(&["--version"])?.success()?.stdout.starts_with("berth version"));
     ensure!(stage.run(&["exec", "--help"])?.success()?.stdout.contains("--preserve-fds"));
+    for verb in ["checkpoint", "create", "restore", "spec", "update"] {
+        let help = stage.run(&[verb, "-h"])?.success()?.stdout;
+        ensure!(help.starts_with("NAME:") && help.contains(&format!("berth {verb}")), "{help}");
+    }
     ensure!(stage.run(&["--help"])?.success()?.stdout.contains("features"));
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The same lines for runc and for Berth: the same exit codes and the same output.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail, ensure};
 use berth_tests::command::Outcome;
 use berth_tests::scene::Skip;
@@ -10,7 +12,7 @@ use super::Fact;
 use super::stage::{Runtime, Stage};
 
 pub fn facts() -> Vec<Fact> {
-    crate::facts![a_life_is_as_with_runc, a_spec_is_as_runcs]
+    crate::facts![a_life_is_as_with_runc, a_spec_is_as_runcs, events_have_every_key_of_runcs]
 }
 
 fn beside(ours: &Stage, play: fn(&Stage) -> Result<Vec<String>>) -> Result<()> {
@@ -94,4 +96,39 @@ fn a_spec_is_as_runcs(stage: &Stage) -> Result<()> {
         ensure!(runc == ours, "{flags:?}:\n{runc:#}\n{ours:#}");
     }
     Ok(())
+}
+
+fn events_have_every_key_of_runcs(stage: &Stage) -> Result<()> {
+    if !version::runc().exists() {
+        return Err(Skip("runc is not fetched: run tests/setup".to_owned()).into());
+    }
+    let keys = |stage: &Stage| {
+        let id = &stage.id("c");
+        // What is zero is left out by runc.
+        stage.script("echo > /there; while :; do :; done")?;
+        stage.detached(&["run", "-d", id])?.success()?;
+        stage.until("it runs", || stage.directory.join("bundle/rootfs/there").exists())?;
+        let event: Value = serde_json::from_str(&stage.run(&["events", "--stats", id])?.success()?.stdout)?;
+        stage.run(&["delete", "--force", id])?.success()?;
+        let mut keys = BTreeSet::new();
+        collect(&event["data"], "", &mut keys);
+        anyhow::Ok(keys)
+    };
+    let theirs = Stage::new(Runtime::Runc)?;
+    let seen = keys(&theirs);
+    theirs.finish(Ok(()))?;
+    let (runc, ours) = (seen?, keys(stage)?);
+    let missing: Vec<&String> = runc.difference(&ours).collect();
+    ensure!(missing.is_empty() && runc.contains(".cpu.usage.total"), "{missing:?} of {runc:?}");
+    Ok(())
+}
+
+/// The paths of all keys; of a list, those of its elements.
+fn collect(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
+    keys.insert(path.to_owned());
+    match value {
+        Value::Object(object) => object.iter().for_each(|(key, value)| collect(value, &format!("{path}.{key}"), keys)),
+        Value::Array(array) => array.iter().for_each(|value| collect(value, path, keys)),
+        _ => {}
+    }
 }

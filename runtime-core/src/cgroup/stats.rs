@@ -4,6 +4,7 @@
 //!
 //! Times are as in the messages: nanoseconds on v1, microseconds on v2. Sizes are bytes.
 
+pub mod details;
 pub mod v1;
 pub mod v2;
 

@@ -187,6 +187,10 @@ impl Groups {
         stats::v1::read(|controller| self.dir(controller))
     }
 
+    pub(super) fn details(&self) -> Result<stats::details::Details, Error> {
+        stats::details::v1(self.dir("memory"), self.dir("cpuacct"), self.dir("cpuset"))
+    }
+
     pub(super) fn remove(&self) -> Result<(), Error> {
         processes::remove(self.groups.iter().map(|group| &group.dir), &self.name)
     }

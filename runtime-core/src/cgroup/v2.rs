@@ -198,6 +198,10 @@ impl Group {
         stats::v2::read(&self.dir)
     }
 
+    pub(super) fn details(&self) -> Result<stats::details::Details, Error> {
+        stats::details::v2(&self.dir)
+    }
+
     pub(super) fn watch_oom(&self) -> Result<Option<OomWatch>, Error> {
         self.dir.has("memory.events").then(|| OomWatch::v2(&self.dir)).transpose()
     }

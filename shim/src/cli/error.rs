@@ -14,6 +14,9 @@ pub enum Error {
     /// The line makes no sense.
     #[error("{0}")]
     Usage(String),
+    /// A verb that there is not, with runc's words and code.
+    #[error("No help topic for '{0}'")]
+    NoCommand(String),
     /// Help was asked for.
     #[error("help")]
     Help,
@@ -145,6 +148,7 @@ impl Error {
     pub fn code(&self) -> u8 {
         match self {
             Error::Failed { verb: "exec", .. } => 255,
+            Error::NoCommand(_) => 3,
             _ => 1,
         }
     }

@@ -1,16 +1,16 @@
 //! `events`: what a container uses, and when it ran out of memory.
 
-use std::collections::BTreeMap;
+mod usage;
+
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use runtime_core::cgroup::Stats;
-use runtime_core::cgroup::stats::{v1, v2};
 use runtime_core::container::Container;
 use runtime_core::state::Status;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 
 use super::flags::{Given, Until, switch, value};
 use super::home::Berth;
@@ -74,138 +74,27 @@ fn wait(oom: Option<std::os::fd::BorrowedFd<'_>>, left: Duration) -> Result<(), 
     }
 }
 
+/// A line, whose keys stand as runc's do: there are scripts that look for the beginning.
+#[derive(Serialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Value>,
+}
+
 fn tell(id: &str, kind: &str, data: Option<Value>) -> Result<u8, Error> {
-    let mut event = json!({ "type": kind, "id": id });
-    if let Some(data) = data {
-        event["data"] = data;
-    }
+    let event = serde_json::to_string(&Event { kind, id, data });
+    let event = event.map_err(|source| Error::Json { what: "our own event".to_owned(), source })?;
     let told = writeln!(io::stdout(), "{event}");
     told.map_err(|source| Error::System { act: "write to standard output", source })?;
     Ok(0)
 }
 
-/// In the shape of `runc events`.
 fn stats(container: &Container) -> Result<Value, Error> {
-    Ok(match container.cgroup().stats()? {
-        Stats::V1(metrics) => of_v1(&metrics),
-        Stats::V2(metrics) => of_v2(&metrics),
-    })
-}
-
-/// No limit is none.
-fn limit(limit: u64) -> u64 {
-    if limit == u64::MAX { 0 } else { limit }
-}
-
-fn of_v1(metrics: &v1::Metrics) -> Value {
-    let entry = |entry: &v1::MemoryEntry| json!({ "limit": entry.limit, "usage": entry.usage, "max": entry.max, "failcnt": entry.failcnt });
-    let memory = metrics.memory.as_ref().map(|memory| {
-        json!({
-            "cache": memory.cache,
-            "usage": entry(&memory.usage),
-            "swap": entry(&memory.swap),
-            "kernel": entry(&memory.kernel),
-            "kernelTCP": entry(&memory.kernel_tcp),
-            "raw": {
-                "active_anon": memory.active_anon, "active_file": memory.active_file, "cache": memory.cache,
-                "inactive_anon": memory.inactive_anon, "inactive_file": memory.inactive_file,
-                "mapped_file": memory.mapped_file, "pgfault": memory.pg_fault, "pgmajfault": memory.pg_maj_fault,
-                "rss": memory.rss, "total_cache": memory.total_cache, "total_rss": memory.total_rss,
-                "total_inactive_file": memory.total_inactive_file, "unevictable": memory.unevictable,
-            },
-        })
-    });
-    let blkio = metrics.blkio.as_ref().map(|blkio| {
-        let entries = |entries: &[v1::BlkIoEntry]| {
-            let entry = |entry: &v1::BlkIoEntry| {
-                json!({ "major": entry.major, "minor": entry.minor, "op": entry.op, "value": entry.value })
-            };
-            Value::Array(entries.iter().map(entry).collect())
-        };
-        json!({
-            "ioServiceBytesRecursive": entries(&blkio.io_service_bytes_recursive),
-            "ioServicedRecursive": entries(&blkio.io_serviced_recursive),
-            "ioQueueRecursive": entries(&blkio.io_queued_recursive),
-            "ioServiceTimeRecursive": entries(&blkio.io_service_time_recursive),
-            "ioWaitTimeRecursive": entries(&blkio.io_wait_time_recursive),
-            "ioMergedRecursive": entries(&blkio.io_merged_recursive),
-            "ioTimeRecursive": entries(&blkio.io_time_recursive),
-            "sectorsRecursive": entries(&blkio.sectors_recursive),
-        })
-    });
-    let (usage, throttling) = (&metrics.cpu.usage, &metrics.cpu.throttling);
-    let hugetlb = metrics
-        .hugetlb
-        .iter()
-        .map(|page| (page.pagesize.clone(), json!({ "usage": page.usage, "max": page.max, "failcnt": page.failcnt })));
-    json!({
-        "cpu": {
-            "usage": {
-                "total": usage.total, "percpu": usage.per_cpu, "kernel": usage.kernel, "user": usage.user,
-            },
-            "throttling": {
-                "periods": throttling.periods, "throttledPeriods": throttling.throttled_periods,
-                "throttledTime": throttling.throttled_time,
-            },
-        },
-        "memory": memory.unwrap_or_else(|| json!({})),
-        "pids": metrics.pids.as_ref().map_or_else(
-            || json!({}), |pids| json!({ "current": pids.current, "limit": limit(pids.limit) })),
-        "blkio": blkio.unwrap_or_else(|| json!({})),
-        "hugetlb": hugetlb.collect::<BTreeMap<_, _>>(),
-        "intel_rdt": {},
-        "network_interfaces": null,
-    })
-}
-
-/// Times in nanoseconds there, too.
-fn of_v2(metrics: &v2::Metrics) -> Value {
-    let v2::Metrics { cpu, memory, pids, io, hugetlb, .. } = metrics;
-    let oom = metrics.memory_events.as_ref().map_or(0, |events| events.oom);
-    let bytes = io.usage.iter().flat_map(|entry| {
-        let of = |op: &str, value: u64| json!({ "major": entry.major, "minor": entry.minor, "op": op, "value": value });
-        [of("Read", entry.rbytes), of("Write", entry.wbytes)]
-    });
-    let operations = io.usage.iter().flat_map(|entry| {
-        let of = |op: &str, value: u64| json!({ "major": entry.major, "minor": entry.minor, "op": op, "value": value });
-        [of("Read", entry.rios), of("Write", entry.wios)]
-    });
-    let pages = hugetlb.iter().map(|page| {
-        (page.pagesize.clone(), json!({ "usage": page.current, "max": limit(page.max), "failcnt": page.failcnt }))
-    });
-    json!({
-        "cpu": {
-            "usage": {
-                "total": cpu.usage_usec * 1000, "kernel": cpu.system_usec * 1000, "user": cpu.user_usec * 1000,
-            },
-            "throttling": {
-                "periods": cpu.nr_periods, "throttledPeriods": cpu.nr_throttled,
-                "throttledTime": cpu.throttled_usec * 1000,
-            },
-        },
-        "memory": {
-            "cache": memory.file,
-            "usage": { "limit": memory.usage_limit, "usage": memory.usage, "max": memory.max_usage, "failcnt": oom },
-            "swap": { "limit": memory.swap_limit, "usage": memory.swap_usage, "max": memory.swap_max_usage, "failcnt": 0 },
-            "kernel": { "limit": 0, "failcnt": 0 },
-            "kernelTCP": { "limit": 0, "failcnt": 0 },
-            "raw": {
-                "active_anon": memory.active_anon, "active_file": memory.active_file, "anon": memory.anon,
-                "file": memory.file, "file_mapped": memory.file_mapped, "inactive_anon": memory.inactive_anon,
-                "inactive_file": memory.inactive_file, "kernel_stack": memory.kernel_stack, "pgfault": memory.pgfault,
-                "pgmajfault": memory.pgmajfault, "shmem": memory.shmem, "slab": memory.slab, "sock": memory.sock,
-                "unevictable": memory.unevictable,
-            },
-        },
-        "pids": { "current": pids.current, "limit": limit(pids.limit) },
-        "blkio": {
-            "ioServiceBytesRecursive": bytes.collect::<Vec<_>>(),
-            "ioServicedRecursive": operations.collect::<Vec<_>>(),
-        },
-        "hugetlb": pages.collect::<BTreeMap<_, _>>(),
-        "intel_rdt": {},
-        "network_interfaces": null,
-    })
+    let cgroup = container.cgroup();
+    Ok(usage::of(&cgroup.stats()?, &cgroup.details()?))
 }
 
 /// As Go writes a duration, of one unit.

@@ -57,7 +57,8 @@ pub fn parse(table: &[Flag], until: Until, words: impl IntoIterator<Item = OsStr
     let mut given = Given::default();
     if until == Until::Start {
         given.words.extend(words);
-        return Ok(given);
+        let asks = given.words.first().is_some_and(|word| word == "-h" || word == "--help");
+        return if asks { Err(Error::Help) } else { Ok(given) };
     }
     let mut parser = Parser::from_args(words);
     let usage = |error: lexopt::Error| Error::Usage(error.to_string());
@@ -166,6 +167,12 @@ mod tests {
         assert_eq!(given.texts("env").unwrap(), ["A=1", "B=2", "C=3"]);
         assert_eq!(given.words, ["box", "sh", "-d", "-x"]);
         assert!(!given.is_on("detach"));
+    }
+
+    #[test]
+    fn help_is_asked_for_where_nothing_else_is_a_flag() {
+        assert!(matches!(parsed(Until::Start, "--help"), Err(Error::Help)));
+        assert_eq!(parsed(Until::Start, "--file x -h").unwrap().words, ["--file", "x", "-h"]);
     }
 
     #[test]
