@@ -52,8 +52,9 @@ pub(crate) fn is_manned(path: &Path) -> bool {
     matches!(rustix::net::connect(&socket, &address), Ok(()) | Err(Errno::AGAIN))
 }
 
-/// Child: ready; waits until somebody opens, who then stands at the other end of `channel`.
-pub(crate) fn wait(listener: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Child: ready; waits until somebody opens. With whom there is a channel of its own, and that is not under the number of
+/// the creator's: a program's limit of open files holds already, and may be below it.
+pub(crate) fn wait(listener: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     report_ready(channel)?;
     // As of listen(2), in the terms of the user namespace that we are in: so is the visitor's.
     let owner = sys::peer_user(listener)?;
@@ -65,10 +66,8 @@ pub(crate) fn wait(listener: BorrowedFd<'_>, channel: BorrowedFd<'_>) -> Result<
         if sys::peer_user(visitor.as_fd())? != owner {
             continue;
         }
-        sys::dup_over(visitor.as_fd(), channel)?;
-        drop(visitor);
-        if receive_go(channel)? {
-            return Ok(());
+        if receive_go(visitor.as_fd())? {
+            return Ok(visitor);
         }
     }
 }

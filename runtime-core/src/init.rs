@@ -31,7 +31,9 @@ pub(crate) struct Init<'a> {
     /// `tasks` files to write to, on cgroup v1.
     tasks: &'a [OwnedFd],
     stdio: Option<&'a [OwnedFd; 3]>,
-    channel: BorrowedFd<'a>,
+    creator: BorrowedFd<'a>,
+    /// Who opened the gate, if that was another process.
+    visitor: Option<OwnedFd>,
     /// The program's arguments and environment, as execve(2) takes them.
     args: Vec<*const c_char>,
     env: Vec<*const c_char>,
@@ -74,14 +76,15 @@ impl<'a> Init<'a> {
         sources: &'a [OwnedFd],
         tasks: &'a [OwnedFd],
         stdio: Option<&'a [OwnedFd; 3]>,
-        channel: BorrowedFd<'a>,
+        creator: BorrowedFd<'a>,
     ) -> Self {
         Self {
             plan,
             sources,
             tasks,
             stdio,
-            channel,
+            creator,
+            visitor: None,
             args: plan.program.args.pointers(),
             env: plan.program.env.pointers(),
             hooks: hook::arguments(plan),
@@ -107,7 +110,7 @@ impl<'a> Init<'a> {
     pub(crate) fn kept(&self) -> Vec<u32> {
         let ours =
             self.sources.iter().chain(self.tasks).chain(self.stdio.into_iter().flatten()).map(AsRawFd::as_raw_fd);
-        let mut kept: Vec<u32> = ours.chain([self.channel.as_raw_fd()]).map(i32::cast_unsigned).collect();
+        let mut kept: Vec<u32> = ours.chain([self.creator.as_raw_fd()]).map(i32::cast_unsigned).collect();
         kept.sort_unstable();
         kept.dedup();
         kept
@@ -130,7 +133,7 @@ impl<'a> Init<'a> {
                 self.directory = None;
             }
             if let Err(errno) = self.act(step) {
-                report_failed(self.channel, index, errno);
+                report_failed(self.channel(), index, errno);
                 sys::exit(1);
             }
         }
@@ -140,7 +143,7 @@ impl<'a> Init<'a> {
     /// 0, 1 and 2 are the program's from the beginning, or stand for a terminal to come: what is opened later must never
     /// land there.
     fn take_stdio(&self) -> Result<(), Errno> {
-        let stand_in = [self.channel; 3];
+        let stand_in = [self.channel(); 3];
         dev::stdio_from(self.stdio.map_or(stand_in, |files| files.each_ref().map(AsFd::as_fd)))
     }
 
@@ -159,7 +162,7 @@ impl<'a> Init<'a> {
             Step::TimeOffsets(offsets) => self.write_time_offsets(offsets),
             Step::EnterPidNamespace => self.enter_pid_namespace(),
             Step::LoopbackUp => namespaces::loopback_up(),
-            Step::NetDevices(_) => namespaces::ask_for_devices(self.channel),
+            Step::NetDevices(_) => namespaces::ask_for_devices(self.channel()),
             Step::RootPropagation(propagation) => mounts::root_propagation(*propagation),
             Step::RootfsPropagation(propagation) => mounts::propagate(self.root()?, *propagation),
             Step::EnterRootPath(path) => rustix::process::chdir(path.as_c_str()),
@@ -169,7 +172,7 @@ impl<'a> Init<'a> {
             Step::Mount(mount) => self.mount(mount),
             Step::Device(device) => self.device(device),
             Step::Symlink { target, path } => self.symlink(target, path),
-            Step::RuntimeHooks => ask_for_hooks(self.channel),
+            Step::RuntimeHooks => ask_for_hooks(self.channel()),
             Step::Hook(hook) => self.run_hook(hook),
             Step::EnterRoot(entry) => self.enter_root(*entry),
             Step::EnterInitRoot(root) => mounts::enter(self.source(*root)?),
@@ -219,6 +222,11 @@ impl<'a> Init<'a> {
         self.slots.get(slot.0).and_then(Option::as_ref).map(AsFd::as_fd).ok_or(Errno::BADF)
     }
 
+    /// Where what becomes of this is told.
+    fn channel(&self) -> BorrowedFd<'_> {
+        self.visitor.as_ref().map_or(self.creator, AsFd::as_fd)
+    }
+
     fn root(&self) -> Result<BorrowedFd<'_>, Errno> {
         self.root.as_ref().map(AsFd::as_fd).ok_or(Errno::BADF)
     }
@@ -226,15 +234,16 @@ impl<'a> Init<'a> {
     /// Ready. What was needed to get here is closed, so that a container that is never started pins nothing.
     fn gate(&mut self, listener: Option<SourceIndex>) -> Result<(), Errno> {
         sys::end_on_signals()?;
-        let channel = self.channel.as_raw_fd().cast_unsigned();
+        let channel = self.creator.as_raw_fd().cast_unsigned();
         let Some(listener) = listener else {
             close_others(self.first_of_ours(), &[channel]);
-            return wait_at_gate(self.channel);
+            return wait_at_gate(self.channel());
         };
         let listener = self.source(listener)?;
         let number = listener.as_raw_fd().cast_unsigned();
         close_others(self.first_of_ours(), &[channel.min(number), channel.max(number)]);
-        gate::wait(listener, self.channel)
+        self.visitor = Some(gate::wait(listener, self.creator)?);
+        Ok(())
     }
 
     /// The descriptors below this one are the program's: nothing of ours ever lands there, since they are open.
@@ -248,7 +257,7 @@ impl<'a> Init<'a> {
         sys::close_from(self.first_of_ours())?;
         self.filtered = true;
         let listener = sys::seccomp(&filter.program, filter.flags)?;
-        if filter.has_listener() { hand_on_listener(self.channel, listener) } else { Ok(()) }
+        if filter.has_listener() { hand_on_listener(self.channel(), listener) } else { Ok(()) }
     }
 
     fn find_program(&mut self) -> Result<(), Errno> {

@@ -28,6 +28,7 @@ pub fn facts() -> Vec<Fact> {
         a_create_that_was_killed_can_be_deleted,
         the_binary_is_out_of_reach,
         a_missing_binfmt_is_told_by_start,
+        a_program_may_have_few_files,
         hooks_read_the_state,
         a_container_in_the_making_is_creating,
         a_hook_that_fails_at_start_deletes_the_container,
@@ -249,6 +250,20 @@ fn a_missing_binfmt_is_told_by_start(stage: &Stage) -> Result<()> {
     stage.spec(|spec| spec["process"]["args"] = serde_json::json!(["/bin/broken"]))?;
     stage.detached(&["create", id])?.success()?;
     refused(stage.run(&["start", id])?, 1, "exec /bin/broken: exec format error")?;
+    stage.expect(id, "stopped")
+}
+
+/// Less than the descriptors that a container is made of.
+fn a_program_may_have_few_files(stage: &Stage) -> Result<()> {
+    let id = &stage.id("x");
+    stage.spec(|spec| {
+        spec["process"]["rlimits"] = serde_json::json!([{ "type": "RLIMIT_NOFILE", "soft": 12, "hard": 12 }]);
+    })?;
+    stage.script("ulimit -n; exit 7")?;
+    let outcome = stage.run(&["run", id])?;
+    ensure!((outcome.code, outcome.stdout.as_str()) == (7, "12\n"), "{outcome}");
+    stage.detached(&["create", id])?.success()?;
+    stage.run(&["start", id])?.success()?;
     stage.expect(id, "stopped")
 }
 

@@ -98,7 +98,7 @@ impl<'a> Init<'a> {
         if bind {
             self.bind_console(slave.as_fd())?;
         }
-        report_console(self.channel, master.as_fd())?;
+        report_console(self.channel(), master.as_fd())?;
         become_session_leader()?;
         sys::set_controlling_terminal(slave.as_fd())?;
         stdio_from([slave.as_fd(), slave.as_fd(), slave.as_fd()])

@@ -61,7 +61,7 @@ impl Init<'_> {
                     (true, status) => Ending::Status(status),
                     (false, _) => Ending::TimedOut,
                 };
-                report_hook_failed(self.channel, self.step, ending, said.text.get(..said.length).unwrap_or_default());
+                report_hook_failed(self.channel(), self.step, ending, said.text.get(..said.length).unwrap_or_default());
                 sys::exit(1)
             }
         }
@@ -76,7 +76,7 @@ impl Init<'_> {
                 None => Errno::BADF,
             },
         };
-        report_hook_failed(self.channel, self.step, Ending::NotRun(errno), &[]);
+        report_hook_failed(self.channel(), self.step, Ending::NotRun(errno), &[]);
         sys::exit(1)
     }
 

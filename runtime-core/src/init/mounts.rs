@@ -85,7 +85,7 @@ impl Init<'_> {
                 let target = self.target(step, missing)?;
                 change(tree.as_fd(), RECURSIVE, Attributes::default(), libc::MS_SLAVE)?;
                 if idmap.is_some() {
-                    ask_for_idmap(self.channel, self.step, tree.as_fd())?;
+                    ask_for_idmap(self.channel(), self.step, tree.as_fd())?;
                 }
                 (target, tree)
             }

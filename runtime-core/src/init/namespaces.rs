@@ -42,7 +42,7 @@ impl Init<'_> {
 
     pub(super) fn unshare_user(&self) -> Result<(), Errno> {
         sys::unshare(Namespace::User.flag())?;
-        ask_for_maps(self.channel)?;
+        ask_for_maps(self.channel())?;
         identity::become_root()
     }
 
@@ -63,9 +63,9 @@ impl Init<'_> {
     pub(super) fn enter_pid_namespace(&self) -> Result<(), Errno> {
         match sys::clone_again()? {
             // What it says before it is known would be taken for the words of the one that ends.
-            Cloned::Child => wait_until_known(self.channel),
+            Cloned::Child => wait_until_known(self.channel()),
             Cloned::Parent { pid, pidfd } => {
-                report_born(self.channel, pid, pidfd.as_fd())?;
+                report_born(self.channel(), pid, pidfd.as_fd())?;
                 sys::exit(0)
             }
         }

@@ -180,13 +180,6 @@ pub(crate) fn dup_to_stdio(from: BorrowedFd<'_>, to: i32) -> Result<(), Errno> {
     Ok(())
 }
 
-/// dup3(2) over a descriptor that is open, which goes on under the same number as the other one.
-pub(crate) fn dup_over(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: dup3 takes integers; who owns `to` owns what it has become.
-    check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to.as_raw_fd(), libc::O_CLOEXEC) })?;
-    Ok(())
-}
-
 /// The user at the other end of a socket, or who called listen(2) for one that listens, as our own user namespace sees
 /// them. (rustix takes the pid, too, for never zero, which it is where a process is of another pid namespace.) unix(7)
 pub(crate) fn peer_user(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
