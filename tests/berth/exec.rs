@@ -13,6 +13,7 @@ use super::stage::{Stage, refused};
 pub fn facts() -> Vec<Fact> {
     crate::facts![
         an_exec_is_as_its_program_ends,
+        a_debug_log_tells_the_first_cpus_of_an_exec,
         flags_make_the_process,
         a_process_can_come_from_a_file,
         a_detached_exec_goes_on,
@@ -36,6 +37,16 @@ fn an_exec_is_as_its_program_ends(stage: &Stage) -> Result<()> {
     let outcome = stage.run(&["exec", id, "sh", "-c", "echo out; echo err >&2; exit 9"])?;
     ensure!((outcome.code, outcome.stdout.as_str(), outcome.stderr.as_str()) == (9, "out\n", "err\n"), "{outcome}");
     ensure!(stage.run(&["exec", id, "sh", "-c", "kill -9 $$"])?.code == 137);
+    Ok(())
+}
+
+fn a_debug_log_tells_the_first_cpus_of_an_exec(stage: &Stage) -> Result<()> {
+    stage.spec(|spec| spec["process"]["execCPUAffinity"] = serde_json::json!({ "initial": "0" }))?;
+    let id = &running(stage)?;
+    let outcome = stage.run(&["--debug", "exec", id, "true"])?.success()?;
+    ensure!(outcome.stderr.contains("level=debug msg=\"initial CPU affinity: 0x1\""), "{outcome}");
+    let outcome = stage.run(&["exec", id, "true"])?.success()?;
+    ensure!(outcome.stderr.is_empty(), "{outcome}");
     Ok(())
 }
 

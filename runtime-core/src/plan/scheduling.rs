@@ -10,8 +10,6 @@ use super::Error;
 use super::draft::Draft;
 use crate::step::{BitSet, SchedAttr, Step};
 
-/// More CPUs, or NUMA nodes, no kernel has. linux/threads.h, linux/numa.h
-const MOST: u32 = 8192;
 /// Bits of an I/O priority below its class. ioprio_set(2)
 const IOPRIO_CLASS_SHIFT: u32 = 13;
 
@@ -53,7 +51,7 @@ pub(super) fn affinity(process: &Process, container: Option<&Process>) -> Result
         let cpus = get(affinity).as_deref().filter(|cpus| !cpus.is_empty());
         let cpus = cpus.map(|list| {
             let reason = "must be numbers and ranges like \"0-3,7\"";
-            bits(list).ok_or_else(|| Error::invalid(format!("process.execCPUAffinity.{field}"), list, reason))
+            BitSet::parse(list).ok_or_else(|| Error::invalid(format!("process.execCPUAffinity.{field}"), list, reason))
         });
         Ok(cpus.transpose()?.map(Step::CpuAffinity))
     };
@@ -142,7 +140,7 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Step, Error> {
     let nodes = policy.nodes().as_deref().filter(|nodes| !nodes.is_empty());
     let nodes = nodes.map(|list| {
         let reason = "invalid memory policy nodes: must be numbers and ranges like \"0-3,7\"";
-        bits(list).ok_or_else(|| Error::invalid("linux.memoryPolicy.nodes", list, reason))
+        BitSet::parse(list).ok_or_else(|| Error::invalid("linux.memoryPolicy.nodes", list, reason))
     });
     let nodes = nodes.transpose()?;
     let wanted = match policy.mode() {
@@ -174,19 +172,4 @@ fn memory_policy(policy: &LinuxMemoryPolicy) -> Result<Step, Error> {
     };
     let mode = policy.flags().iter().flatten().fold(mode, |mode, given| mode | flag(given));
     Ok(Step::MemoryPolicy { mode, nodes: nodes.unwrap_or_default() })
-}
-
-/// `0-3,7` as a set. cpuset(7), "List format"
-fn bits(list: &str) -> Option<BitSet> {
-    let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < MOST);
-    let mut set = BitSet::default();
-    for part in list.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last {
-            return None;
-        }
-        (first..=last).for_each(|bit| set.insert(bit));
-    }
-    Some(set)
 }

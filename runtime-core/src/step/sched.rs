@@ -23,7 +23,26 @@ pub struct SchedAttr {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct BitSet(pub Vec<u64>);
 
+/// More CPUs, or NUMA nodes, no kernel has. linux/threads.h, linux/numa.h
+const MOST: u32 = 8192;
+
 impl BitSet {
+    /// `0-3,7`. cpuset(7), "List format"
+    #[must_use]
+    pub fn parse(list: &str) -> Option<BitSet> {
+        let number = |text: &str| text.trim().parse::<u32>().ok().filter(|number| *number < MOST);
+        let mut set = BitSet::default();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = (number(first)?, number(last)?);
+            if first > last {
+                return None;
+            }
+            (first..=last).for_each(|bit| set.insert(bit));
+        }
+        Some(set)
+    }
+
     /// Puts a number in.
     pub fn insert(&mut self, bit: u32) {
         let word = bit as usize / 64;
@@ -31,6 +50,15 @@ impl BitSet {
             self.0.resize(word + 1, 0);
         }
         self.0[word] |= 1 << (bit % 64);
+    }
+
+    /// In ascending order.
+    pub fn numbers(&self) -> impl Iterator<Item = u32> {
+        let of_word = |(index, word): (usize, &u64)| {
+            let word = *word;
+            (0..64).filter(move |bit| word & (1 << bit) != 0).map(move |bit| index as u32 * 64 + bit)
+        };
+        self.0.iter().enumerate().flat_map(of_word)
     }
 
     /// How many there are.
@@ -59,6 +87,15 @@ impl std::fmt::Display for BitSet {
     }
 }
 
+/// As one number, the way that masks are printed.
+impl std::fmt::LowerHex for BitSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let digits: String = self.0.iter().rev().map(|word| format!("{word:016x}")).collect();
+        let digits = digits.trim_start_matches('0');
+        f.pad_integral(true, "0x", if digits.is_empty() { "0" } else { digits })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +106,16 @@ mod tests {
         [0, 1, 2, 63, 64, 200].into_iter().for_each(|bit| set.insert(bit));
         assert_eq!(set.to_string(), "0-2,63-64,200");
         assert_eq!(BitSet::default().to_string(), "");
+    }
+
+    #[test]
+    fn lists_are_sets() {
+        let set = BitSet::parse("0-2,7,65").unwrap();
+        assert_eq!(set.numbers().collect::<Vec<_>>(), [0, 1, 2, 7, 65]);
+        assert_eq!(format!("{set:#x}"), "0x20000000000000087");
+        assert_eq!(format!("{:#x}", BitSet::default()), "0x0");
+        for bad in ["", "1-", "3-1", "9999999", "a"] {
+            assert_eq!(BitSet::parse(bad), None, "{bad:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use runtime_core::cgroup::Cgroup;
 use runtime_core::container::{Container, ExecRequest};
 use runtime_core::spec;
 use runtime_core::state::Status;
+use runtime_core::step::BitSet;
 
 use super::create::{check_terminal, hand_over, tell_pid};
 use super::flags::{Flag, Given, Until, switch, text, value};
@@ -69,6 +70,7 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     rootless::join_for(&container, &process)?;
     let runtime = berth.runtime()?;
     let cgroup = cgroup(given, &container)?;
+    tell_affinity(berth, &process, &container);
     let request = ExecRequest { process: &process, stdio, preserve_fds: preserved.count, cgroup: cgroup.as_ref() };
     let child = container.exec_with(&request, &runtime)?;
     berth.log.warn_all(&child.warnings);
@@ -79,6 +81,16 @@ fn exec(berth: &Berth, given: &Given) -> Result<u8, Error> {
     match foreground {
         Some(foreground) => foreground.stay(&child, ours, &runtime.children),
         None => Ok(0),
+    }
+}
+
+/// On which CPUs it runs until it is in the container's cgroup: nobody sees that afterwards.
+fn tell_affinity(berth: &Berth, process: &Process, container: &Container) {
+    let own = process.exec_cpu_affinity().as_ref();
+    let affinity = own.or_else(|| container.spec().process().as_ref()?.exec_cpu_affinity().as_ref());
+    let cpus = affinity.and_then(|affinity| affinity.initial().as_deref()).and_then(BitSet::parse);
+    if let Some(cpus) = cpus {
+        berth.log.debug(&format!("initial CPU affinity: {cpus:#x}"));
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{Keyed, text};
 use crate::cgroup::Error;
 use crate::cgroup::dir::Dir;
+use crate::step::BitSet;
 
 /// What is empty has no controller on this host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,9 +24,9 @@ pub struct Details {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cpuset {
     /// CPUs, by their numbers.
-    pub cpus: Vec<u16>,
+    pub cpus: Vec<u32>,
     /// Memory nodes, by their numbers.
-    pub mems: Vec<u16>,
+    pub mems: Vec<u32>,
     /// The other files, of one number each, by their names without `cpuset.`.
     pub numbers: BTreeMap<&'static str, i64>,
 }
@@ -89,13 +90,9 @@ fn per_cpu(text: &str) -> (Vec<u64>, Vec<u64>) {
     text.lines().skip(1).filter_map(times).unzip()
 }
 
-/// `0-2,7`, cpuset(7).
-fn list(text: &str) -> Vec<u16> {
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse::<u16>().ok()?..=last.parse().ok()?)
-    };
-    text.trim().split(',').filter_map(range).flatten().collect()
+/// What is no list is an empty one: the file of a cgroup that nobody gave any.
+fn list(text: &str) -> Vec<u32> {
+    BitSet::parse(text).unwrap_or_default().numbers().collect()
 }
 
 #[cfg(test)]
