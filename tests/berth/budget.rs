@@ -16,7 +16,7 @@ pub fn facts() -> Vec<Fact> {
 }
 
 /// For a container with a procfs and nothing else, on cgroup v2.
-const HELLO: usize = 350;
+const HELLO: usize = 365;
 /// Each of the hierarchies of v1 takes so many more.
 const V1: usize = 16;
 
