@@ -2,6 +2,7 @@
 //! may free what the other gave.
 
 mod leases;
+mod owners;
 mod ranges;
 
 use std::fs;

@@ -10,11 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::owners::Owners;
 use crate::cni::fault::Fault;
 
 /// The leases, locked for as long as this lives. The kernel unlocks what a dead process held.
 pub(super) struct Leases {
     directory: PathBuf,
+    owners: Owners,
     _lock: OwnedFd,
 }
 
@@ -32,7 +34,7 @@ impl Leases {
         let lock = lock.map_err(|errno| failed(errno.into()))?;
         let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive));
         locked.map_err(|errno| failed(errno.into()))?;
-        Ok(Self { directory: directory.to_owned(), _lock: lock })
+        Ok(Self { directory: directory.to_owned(), owners: Owners::of(directory), _lock: lock })
     }
 
     fn path(&self, address: IpAddr) -> PathBuf {
@@ -58,6 +60,7 @@ impl Leases {
         }
         // Only where the next search begins: without it, it begins at the start.
         let _ = fs::write(self.directory.join(format!("last_reserved_ip.{set}")), address.to_string());
+        self.owners.given(&address.to_string(), &content);
         Ok(true)
     }
 
@@ -70,7 +73,9 @@ impl Leases {
     pub(super) fn free(&self, address: IpAddr, container: &str, interface: &str) -> bool {
         let path = self.path(address);
         let is_its = fs::read_to_string(&path).is_ok_and(|text| text.trim() == content(container, interface));
-        is_its && fs::remove_file(&path).is_ok()
+        let freed = is_its && fs::remove_file(&path).is_ok();
+        self.owners.changed();
+        freed
     }
 
     /// Every lease: its file, and what it says.
@@ -80,28 +85,36 @@ impl Leases {
         let is_address = |path: &PathBuf| {
             path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.parse::<IpAddr>().is_ok())
         };
-        Ok(paths.filter(is_address).filter_map(|path| {
-            let text = fs::read_to_string(&path).ok()?;
-            Some((path, text.trim().to_owned()))
-        }))
+        Ok(paths.filter(is_address).filter_map(read))
+    }
+
+    /// The leases of a container's interface, and those of old plugins, which name no interface.
+    fn its(&self, container: &str, interface: &str) -> Result<Vec<(PathBuf, String)>, Fault> {
+        let content = content(container, interface);
+        let is_its = |(_, text): &(PathBuf, String)| *text == content || text == container;
+        if let Some(paths) = self.owners.candidates(container) {
+            return Ok(paths.into_iter().filter_map(read).filter(is_its).collect());
+        }
+        let mut all: Vec<_> = self.all()?.collect();
+        self.owners.begin(&all);
+        all.retain(is_its);
+        Ok(all)
     }
 
     /// The addresses of a container's interface. Leases of old plugins name no interface.
     pub(super) fn of(&self, container: &str, interface: &str) -> Result<Vec<IpAddr>, Fault> {
-        let content = content(container, interface);
-        let its = self.all()?.filter(|(_, text)| *text == content || text == container);
+        let its = self.its(container, interface)?.into_iter();
         Ok(its.filter_map(|(path, _)| path.file_name()?.to_str()?.parse().ok()).collect())
     }
 
     /// Frees whatever a container's interface has; leases that name no interface, where it has none of its own.
     pub(super) fn free_all(&self, container: &str, interface: &str) -> Result<(), Fault> {
         let content = content(container, interface);
-        let (own, old): (Vec<_>, Vec<_>) = self
-            .all()?
-            .filter(|(_, text)| *text == content || text == container)
-            .partition(|(_, text)| *text == content);
-        let paths = if own.is_empty() { old } else { own };
-        paths.into_iter().try_for_each(|(path, _)| remove(&path))
+        let its = self.its(container, interface)?.into_iter();
+        let (own, old): (Vec<_>, Vec<_>) = its.partition(|(_, text)| *text == content);
+        let freed = if own.is_empty() { old } else { own }.into_iter().try_for_each(|(path, _)| remove(&path));
+        self.owners.changed();
+        freed
     }
 
     /// Frees every lease but those of these containers' interfaces, and those that nobody owns since a crash.
@@ -111,6 +124,11 @@ impl Leases {
         let stale: Vec<_> = self.all()?.filter(|(_, text)| !is_valid(text)).collect();
         stale.into_iter().try_for_each(|(path, _)| remove(&path))
     }
+}
+
+fn read(path: PathBuf) -> Option<(PathBuf, String)> {
+    let text = fs::read_to_string(&path).ok()?;
+    Some((path, text.trim().to_owned()))
 }
 
 fn remove(path: &Path) -> Result<(), Fault> {
@@ -208,5 +226,47 @@ mod tests {
         let left: Vec<_> = leases.all().unwrap().map(|(_, text)| text).collect();
         assert_eq!(left, ["a\r\neth0"]);
         assert!(scratch.0.join("lock").exists() && scratch.0.join("last_reserved_ip.0").exists());
+    }
+
+    #[test]
+    fn leases_are_not_read_for_one_that_is_looked_up() {
+        let scratch = Scratch::new("owners");
+        let its = |container| Leases::lock(&scratch.0).unwrap().of(container, "eth0").unwrap();
+        assert!(its("pod").is_empty());
+        let leases = Leases::lock(&scratch.0).unwrap();
+        leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap();
+        leases.reserve(address("10.0.0.3"), 0, "other", "eth0").unwrap();
+        drop(leases);
+        assert_eq!(its("pod"), [address("10.0.0.2")]);
+        // One that came without a change of the directory's time would be found only by reading them all.
+        let before = fs::metadata(&scratch.0).unwrap().modified().unwrap();
+        fs::write(scratch.0.join("10.0.0.4"), "pod\r\neth0").unwrap();
+        fs::File::open(&scratch.0).unwrap().set_modified(before).unwrap();
+        assert_eq!(its("pod"), [address("10.0.0.2")]);
+        // Nothing is believed of a lease that it does not say itself.
+        fs::write(scratch.0.join("10.0.0.2"), "stranger\r\neth0").unwrap();
+        assert!(its("pod").is_empty());
+    }
+
+    #[test]
+    fn what_the_go_plugin_does_meanwhile_is_seen() {
+        let scratch = Scratch::new("meanwhile");
+        let its = |container| Leases::lock(&scratch.0).unwrap().of(container, "eth0").unwrap();
+        Leases::lock(&scratch.0).unwrap().reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap();
+        assert_eq!(its("pod"), [address("10.0.0.2")]);
+        fs::write(scratch.0.join("10.0.0.3"), "theirs\r\neth0").unwrap();
+        assert_eq!(its("theirs"), [address("10.0.0.3")]);
+        fs::remove_file(scratch.0.join("10.0.0.2")).unwrap();
+        assert!(its("pod").is_empty());
+        Leases::lock(&scratch.0).unwrap().free_all("theirs", "eth0").unwrap();
+        assert!(its("theirs").is_empty());
+        // Written anew where most of it is of the past.
+        let leases = Leases::lock(&scratch.0).unwrap();
+        for _ in 0..250 {
+            leases.reserve(address("10.0.0.9"), 0, "brief", "eth0").unwrap();
+            assert!(leases.free(address("10.0.0.9"), "brief", "eth0"));
+        }
+        assert!(leases.of("brief", "eth0").unwrap().is_empty());
+        assert!(fs::metadata(scratch.0.join(".owners")).unwrap().len() < 200);
     }
 }
