@@ -11,6 +11,7 @@ use crate::cni::cidr::Cidr;
 use crate::cni::result::Route;
 use crate::netlink::{Refused, Via};
 use crate::nft::{Batch, Nft, Rule};
+use crate::plugin::Call;
 
 pub(crate) use apply::{Work, attempt};
 
@@ -197,6 +198,14 @@ pub(crate) struct Forget {
 }
 
 impl Forget {
+    /// The same, by the packet filter that the call's plugins share.
+    pub(crate) fn apply_for(&self, call: &Call<'_>) -> Result<(), Refused> {
+        let mut nft = call.afterwards.nft()?;
+        let done = self.apply(&mut nft);
+        call.afterwards.keep(nft);
+        done
+    }
+
     /// Finds what is to go and takes it away in one transaction.
     pub(crate) fn apply(&self, nft: &mut Nft) -> Result<(), Refused> {
         let mut batch = Batch::default();

@@ -11,5 +11,6 @@ pub mod exec;
 pub mod fault;
 pub mod json;
 pub mod result;
+pub mod skel;
 /// CNI versions.
 pub mod version;

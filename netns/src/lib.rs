@@ -4,6 +4,7 @@
 //! A thread's network namespace is its own, and threads made by it inherit it. So whatever changes namespaces here
 //! runs on a thread made for it, which ends afterwards; the caller's threads never leave theirs.
 
+mod afterwards;
 mod change;
 pub mod cni;
 mod error;
@@ -16,6 +17,7 @@ pub mod plugin;
 pub mod pod;
 mod sys;
 
+pub use afterwards::Afterwards;
 pub use error::Error;
 pub use namespace::Namespace;
 pub use pin::{DIRECTORY, remove};

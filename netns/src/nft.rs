@@ -156,6 +156,8 @@ pub(crate) struct Rule {
 pub(crate) struct Nft {
     socket: OwnedFd,
     sequence: u32,
+    /// Whether something was deleted by it.
+    deleted: bool,
 }
 
 fn message(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
@@ -207,7 +209,7 @@ impl Nft {
     pub(crate) fn here() -> Result<Self, Refused> {
         let protocol = Some(netlink::NETFILTER);
         let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, sequence: 0, deleted: false })
     }
 
     fn receive(&self, buffer: &mut [u8]) -> Result<Vec<Vec<u8>>, Refused> {
@@ -254,11 +256,17 @@ impl Nft {
         }
     }
 
+    /// Whether it took anything away, which the kernel is busy with for a while.
+    pub(crate) fn has_deleted(&self) -> bool {
+        self.deleted
+    }
+
     /// All of it, or nothing.
     pub(crate) fn commit(&mut self, batch: &Batch) -> Result<(), Refused> {
         if batch.is_empty() {
             return Ok(());
         }
+        self.deleted |= batch.0.iter().any(|(kind, ..)| matches!(*kind, DELETE_RULE | DELETE_CHAIN));
         let first = self.sequence + 1;
         let mut bytes = message(BATCH_BEGIN, 0, first, 0, SUBSYSTEM >> 8, &[]);
         for (at, (kind, flags, family, attributes)) in batch.0.iter().enumerate() {

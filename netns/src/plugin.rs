@@ -14,6 +14,7 @@ mod sbr;
 mod static_;
 mod tuning;
 mod upon;
+pub(crate) mod validate;
 mod vlan;
 mod vrf;
 mod wire;
@@ -24,12 +25,14 @@ use std::time::Instant;
 
 use serde_json::{Map, Value};
 
+use crate::Afterwards;
 use crate::cni::exec;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::json::Fields;
 use crate::cni::result::Outcome;
 use crate::cni::version::{SUPPORTED, Version};
 pub(crate) use portmap::Mapping;
+pub(crate) use validate::{valid_container_id, valid_interface_name};
 
 /// CNI_COMMAND.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,11 @@ pub enum Command {
 }
 
 impl Command {
+    /// The one of that name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Add, Self::Delete, Self::Check, Self::Gc, Self::Status].into_iter().find(|one| one.name() == name)
+    }
+
     /// As plugins read it.
     pub fn name(self) -> &'static str {
         match self {
@@ -123,6 +131,8 @@ pub struct Call<'a> {
     pub places: &'a Places,
     /// When a plugin's process is killed.
     pub deadline: Instant,
+    /// What is put off until the answer is given.
+    pub afterwards: &'a Afterwards,
 }
 
 /// A plugin in this process.
@@ -168,12 +178,24 @@ pub fn natives() -> impl Iterator<Item = &'static str> {
 }
 
 impl Native {
+    /// The name of the Go plugin's binary.
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The versions that it speaks, oldest first.
     pub fn versions(&self) -> impl Iterator<Item = &'static str> {
         SUPPORTED.into_iter().skip_while(|version| *version != self.oldest)
     }
 
-    fn run(&self, call: &Call<'_>) -> Result<Option<Outcome>, Fault> {
+    /// The binary that has to do it: what ours cannot is another's, from ADD to DEL. None: ours does it, or has the words
+    /// where there is no other.
+    pub(crate) fn other(&self, call: &Call<'_>) -> Option<PathBuf> {
+        (self.beyond)(call).then(|| exec::find_other(self.kind, call.bin_dirs)).flatten()
+    }
+
+    /// Does what the call asks, in this process.
+    pub(crate) fn run(&self, call: &Call<'_>) -> Result<Option<Outcome>, Fault> {
         call.validate(self)?;
         match call.command {
             Command::Add => (self.add)(call).map(Some),
@@ -221,12 +243,13 @@ impl<'a> Call<'a> {
 
     /// Runs the plugin of that type, ours or a binary. An ADD answers a result, and the version that it said it has.
     pub fn run(&self, kind: &str) -> Result<Option<(Outcome, Option<String>)>, Fault> {
-        // What ours cannot is the binary's, from ADD to DEL, where there is one; ours has the words where there is none.
-        let able = |native: &&Native| !(native.beyond)(self) || exec::find(kind, self.bin_dirs).is_err();
-        if let Some(native) = self.native.then(|| native(kind)).flatten().filter(able) {
-            return Ok(native.run(self)?.map(|outcome| (outcome, None)));
-        }
-        let path = exec::find(kind, self.bin_dirs)?;
+        let path = match self.native.then(|| native(kind)).flatten() {
+            None => exec::find(kind, self.bin_dirs)?,
+            Some(native) => match native.other(self) {
+                None => return Ok(native.run(self)?.map(|outcome| (outcome, None))),
+                Some(other) => other,
+            },
+        };
         let args: Vec<_> = self.args.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let directories = std::env::join_paths(self.bin_dirs).unwrap_or_default();
         let environment: [(&str, OsString); 6] = [
@@ -285,68 +308,6 @@ impl<'a> Call<'a> {
         }
         Ok(self.args.iter().rfind(|(name, _)| name == key).map(|(_, value)| value.as_str()))
     }
-
-    /// What every plugin's frame refuses before the plugin is asked.
-    fn validate(&self, native: &Native) -> Result<(), Fault> {
-        let version = self.version()?;
-        let spoken = if version.is_empty() { "0.1.0" } else { &version };
-        if !native.versions().any(|known| known == spoken) {
-            let known: Vec<_> = native.versions().collect();
-            let details = format!("config is {spoken:?}, plugin supports {known:?}");
-            return Err(Fault::new(Code::INCOMPATIBLE_VERSION, "incompatible CNI versions").with_details(details));
-        }
-        if Version::parse(spoken)? < self.command.since() {
-            let message = format!("config version does not allow {}", self.command.name());
-            return Err(Fault::new(Code::INCOMPATIBLE_VERSION, message));
-        }
-        valid_network_name(&self.network()?)?;
-        if matches!(self.command, Command::Gc | Command::Status) {
-            return Ok(());
-        }
-        let required = [
-            ("CNI_CONTAINERID", self.container_id, true),
-            ("CNI_NETNS", self.netns, self.command != Command::Delete),
-            ("CNI_IFNAME", self.if_name, true),
-        ];
-        let missing: Vec<_> = required
-            .iter()
-            .filter(|(_, value, needed)| *needed && value.is_empty())
-            .map(|(name, _, _)| *name)
-            .collect();
-        if !missing.is_empty() {
-            let message = format!("required env variables [{}] missing", missing.join(","));
-            return Err(Fault::new(Code::ENVIRONMENT, message));
-        }
-        valid_container_id(self.container_id)?;
-        valid_interface_name(self.if_name)
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric();
-    text.bytes().next().is_some_and(plain) && text.bytes().all(|byte| plain(byte) || b"_.-".contains(&byte))
-}
-
-pub(crate) fn valid_container_id(id: &str) -> Result<(), Fault> {
-    if is_name(id) {
-        return Ok(());
-    }
-    Err(Fault::new(Code::ENVIRONMENT, format!("invalid characters in containerID {id:?}")))
-}
-
-pub(crate) fn valid_network_name(name: &str) -> Result<(), Fault> {
-    if is_name(name) {
-        return Ok(());
-    }
-    Err(Fault::new(Code::CONFIG, format!("invalid characters found in network name {name:?}")))
-}
-
-pub(crate) fn valid_interface_name(name: &str) -> Result<(), Fault> {
-    let bad = |letter: char| letter == '/' || letter == ':' || letter.is_whitespace() || letter == '\0';
-    if name.is_empty() || name.len() > 15 || name == "." || name == ".." || name.contains(bad) {
-        return Err(Fault::new(Code::ENVIRONMENT, format!("invalid interface name {name:?}")));
-    }
-    Ok(())
 }
 
 /// CNI_ARGS as it comes in the environment: `K=V;K2=V2`.

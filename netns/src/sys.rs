@@ -39,3 +39,23 @@ pub(crate) fn enable_netlink_option(socket: &OwnedFd, option: i32) -> Result<(),
     }
     Ok(())
 }
+
+/// Which of two a process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Forked {
+    Parent,
+    Child,
+}
+
+/// Copies this process, which has no thread but the calling one.
+pub(crate) fn fork() -> Result<Forked, Errno> {
+    // SAFETY: fork(2) takes no argument. With one thread, no lock of the copy's is held by a thread that it has not.
+    match unsafe { libc::fork() } {
+        0 => Ok(Forked::Child),
+        pid if pid > 0 => Ok(Forked::Parent),
+        _ => {
+            let error = std::io::Error::last_os_error();
+            Err(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+        }
+    }
+}

@@ -6,7 +6,7 @@
 //!            ─ delete ─▶ us: clean up after a server that is gone          cleanup.rs
 //! ```
 //! Under the name `berth` the same binary is the command line, and under the name `runc`, for callers that can be told of
-//! no other: the BuildKit in dockerd looks for it in `PATH`.
+//! no other: the BuildKit in dockerd looks for it in `PATH`. Under the name of a CNI plugin that we have it is that plugin.
 
 use args::{Action, Args};
 use std::ffi::OsStr;
@@ -43,8 +43,12 @@ static GUARD: runtime_core::sys::guard::Guard = runtime_core::sys::guard::Guard;
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
     let name = words.next().unwrap_or_default();
-    if Path::new(&name).file_name().is_some_and(is_command_line) {
+    let name = Path::new(&name).file_name().unwrap_or_default();
+    if is_command_line(name) {
         return cli::run(words);
+    }
+    if let Some(code) = netns::cni::skel::run(name) {
+        return code;
     }
     match args::parse(words) {
         Ok(args) => act(&args),

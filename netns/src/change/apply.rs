@@ -38,6 +38,14 @@ pub(crate) fn attempt<T>(call: &Call<'_>, act: impl FnOnce(&mut Work<'_>) -> Res
     act(&mut work).inspect_err(|_| work.take_back())
 }
 
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if let Some(nft) = self.nft.take() {
+            self.call.afterwards.keep(nft);
+        }
+    }
+}
+
 impl<'a> Work<'a> {
     /// Opens both sides.
     pub(crate) fn begin(call: &'a Call<'a>) -> Result<Self, Fault> {
@@ -111,7 +119,7 @@ impl<'a> Work<'a> {
     /// The host's packet filter.
     pub(crate) fn nft(&mut self) -> Result<&mut Nft, Refused> {
         if self.nft.is_none() {
-            self.nft = Some(Nft::here()?);
+            self.nft = Some(self.call.afterwards.nft()?);
         }
         Ok(self.nft.as_mut().ok_or(Errno::IO)?)
     }

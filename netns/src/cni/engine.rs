@@ -1,4 +1,10 @@
-//! What libcni does with a network: plugins in order, results handed on, attachments remembered.
+//! What libcni does with a network: plugins in order, results handed on, attachments remembered. On purpose otherwise:
+//!
+//! - an entry of the cache is there before ADD begins, so that what a crash left is known, and is written whole;
+//! - DEL is told what ADD was told where its caller says nothing: without its ports, portmap would leave its rules;
+//! - a list without any plugin is refused, and not an ADD without a result;
+//! - a plugin's process has a time limit, and what it says on standard error is dropped unless it is the error;
+//! - a binary that is still being written after six tries is an error, where libcni goes on with an empty answer.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -13,7 +19,8 @@ use super::fault::{Code, Fault};
 use super::json::Fields;
 use super::result::Outcome;
 use super::version::Version;
-use crate::plugin::{self, Call, Command, Places};
+use crate::Afterwards;
+use crate::plugin::{self, Call, Command, Places, validate};
 
 /// Wires containers. It holds no state but what is on disk, so there may be many.
 #[derive(Debug, Clone)]
@@ -66,25 +73,30 @@ impl Engine {
     /// Attaches a container to a network and answers the last plugin's result, in the network's version. What a failed
     /// ADD leaves is taken away by [`delete`](Self::delete), which the caller owes.
     pub fn add(&self, list: &NetworkList, attachment: &Attachment) -> Result<Value, Fault> {
-        plugin::valid_container_id(&attachment.container_id)?;
-        plugin::valid_network_name(&list.name)?;
-        plugin::valid_interface_name(&attachment.if_name)?;
+        validate::valid_container_id(&attachment.container_id)?;
+        validate::valid_network_name(&list.name)?;
+        validate::valid_interface_name(&attachment.if_name)?;
         let mut cached = Cached {
             network: list.name.clone(),
             config: list.bytes.clone(),
             attachment: attachment.clone(),
             result: None,
         };
+        let before = self.cache().read(&list.name, attachment);
         // An ADD that began and did not end, as whoever did it died: what it made is taken away first. What cannot be
         // is of the same attachment, so that its DEL has it again.
-        if self.cache().read(&list.name, attachment).is_some_and(|before| before.result.is_none()) {
+        if before.as_ref().is_some_and(|before| before.result.is_none()) {
             let _ = self.delete(list, attachment);
         }
-        self.cache().write(&cached)?;
+        // What is attached stays known as it is if this ADD is refused.
+        if before.is_none_or(|before| before.result.is_none()) {
+            self.cache().write(&cached)?;
+        }
         let mut result = None;
+        let afterwards = Afterwards::default();
         for plugin in &list.plugins {
             let config = self.config(list, plugin, result.as_ref(), Some(attachment));
-            let printed = self.run(Command::Add, list, plugin, config, Some(attachment))?;
+            let printed = self.run(Command::Add, list, plugin, config, Some(attachment), &afterwards)?;
             result = Some(printed.ok_or_else(|| Fault::new(Code::DECODE, "no result"))?);
         }
         cached.result.clone_from(&result);
@@ -121,6 +133,22 @@ impl Engine {
     /// port mappings and the like) is as it was at ADD. An error leaves the rest for a later try: a plugin that comes
     /// first in the list may only free what those behind it use no more.
     pub fn delete(&self, list: &NetworkList, attachment: &Attachment) -> Result<(), Fault> {
+        // Known until nothing is left, whatever kills us.
+        drop(self.take_down(list, attachment)?);
+        self.cache().remove(&list.name, attachment);
+        Ok(())
+    }
+
+    /// The same, but that some of what was made may still be there, useless and off the network, until what this answers
+    /// is dropped: the kernel needs time for it that nobody has to wait for. What a process that is killed meanwhile
+    /// leaves, goes with the pod's namespace or with the next DEL.
+    pub fn release(&self, list: &NetworkList, attachment: &Attachment) -> Result<Afterwards, Fault> {
+        let afterwards = self.take_down(list, attachment)?;
+        self.cache().remove(&list.name, attachment);
+        Ok(afterwards)
+    }
+
+    fn take_down(&self, list: &NetworkList, attachment: &Attachment) -> Result<Afterwards, Fault> {
         let cached = self.cache().read(&list.name, attachment);
         let mut attachment = attachment.clone();
         if let Some(cached) = &cached {
@@ -135,12 +163,12 @@ impl Engine {
             true => cached.and_then(|cached| converted(&cached.result?, &list.version).ok()),
             false => None,
         };
+        let afterwards = Afterwards::default();
         for plugin in list.plugins.iter().rev() {
             let config = self.config(list, plugin, previous.as_ref(), Some(&attachment));
-            self.run(Command::Delete, list, plugin, config, Some(&attachment))?;
+            self.run(Command::Delete, list, plugin, config, Some(&attachment), &afterwards)?;
         }
-        self.cache().remove(&list.name, &attachment);
-        Ok(())
+        Ok(afterwards)
     }
 
     /// Whether an attachment is still as ADD made it.
@@ -156,7 +184,7 @@ impl Engine {
         let previous = cached.map(|result| converted(&result, &list.version)).transpose()?;
         for plugin in &list.plugins {
             let config = self.config(list, plugin, previous.as_ref(), Some(attachment));
-            self.run(Command::Check, list, plugin, config, Some(attachment))?;
+            self.run(Command::Check, list, plugin, config, Some(attachment), &Afterwards::default())?;
         }
         Ok(())
     }
@@ -183,7 +211,8 @@ impl Engine {
                 let mut config = self.config(list, plugin, None, None);
                 config.insert("cni.dev/valid-attachments".to_owned(), valid.clone());
                 config.insert("cni.dev/attachments".to_owned(), valid.clone());
-                faults.extend(self.run(Command::Gc, list, plugin, config, None).err().map(|fault| fault.to_string()));
+                let done = self.run(Command::Gc, list, plugin, config, None, &Afterwards::default());
+                faults.extend(done.err().map(|fault| fault.to_string()));
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(Fault::new(Code::INTERNAL, faults.join("\n"))) }
@@ -195,7 +224,8 @@ impl Engine {
             return Ok(());
         }
         for plugin in &list.plugins {
-            self.run(Command::Status, list, plugin, self.config(list, plugin, None, None), None)?;
+            let config = self.config(list, plugin, None, None);
+            self.run(Command::Status, list, plugin, config, None, &Afterwards::default())?;
         }
         Ok(())
     }
@@ -280,6 +310,7 @@ impl Engine {
         plugin: &Plugin,
         config: Map<String, Value>,
         attachment: Option<&Attachment>,
+        afterwards: &Afterwards,
     ) -> Result<Option<Value>, Fault> {
         let nobody = Attachment::default();
         let attachment = attachment.unwrap_or(&nobody);
@@ -294,6 +325,7 @@ impl Engine {
             native: self.native,
             places: &self.places,
             deadline: Instant::now() + self.timeout,
+            afterwards,
         };
         let outcome = call.run(&plugin.kind).map_err(|fault| fault.of(&plugin.kind, command.word()))?;
         outcome.map(|(outcome, version)| outcome.to_json(version.as_deref().unwrap_or(&list.version))).transpose()

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -36,6 +37,14 @@ pub fn find(kind: &str, directories: &[PathBuf]) -> Result<PathBuf, Fault> {
         let searched: Vec<_> = directories.iter().map(|directory| directory.display().to_string()).collect();
         Fault::new(Code::INTERNAL, format!("failed to find plugin {kind:?} in path [{}]", searched.join(" ")))
     })
+}
+
+/// The same, but for links to the program that this process is.
+pub(crate) fn find_other(kind: &str, directories: &[PathBuf]) -> Option<PathBuf> {
+    let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    let own = identity(Path::new("/proc/self/exe"));
+    let candidates = directories.iter().map(|directory| directory.join(kind));
+    candidates.into_iter().find(|path| path.is_file() && identity(path) != own)
 }
 
 /// What a plugin that ended well printed on its standard output. A plugin that is not done in time is killed, with all

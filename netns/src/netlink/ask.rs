@@ -317,13 +317,26 @@ impl Netlink {
         self.ask(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
 
+    /// A link is nobody's port, and down.
+    pub(crate) fn retire(&mut self, index: u32) -> Result<(), Refused> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        message.header.change_mask = LinkFlags::Up;
+        message.attributes.push(LinkAttribute::Controller(0));
+        gone_is_fine(self.ask(RouteNetlinkMessage::SetLink(message), 0))
+    }
+
     /// A link goes; one that is gone already is gone.
     pub(crate) fn delete(&mut self, index: u32) -> Result<(), Refused> {
         let mut message = LinkMessage::default();
         message.header.index = index;
-        match self.ask(RouteNetlinkMessage::DelLink(message), 0) {
-            Err(Refused { errno: Errno::NODEV, .. }) => Ok(()),
-            done => done.map(drop),
-        }
+        gone_is_fine(self.ask(RouteNetlinkMessage::DelLink(message), 0))
+    }
+}
+
+fn gone_is_fine<T>(done: Result<T, Refused>) -> Result<(), Refused> {
+    match done {
+        Err(Refused { errno: Errno::NODEV, .. }) => Ok(()),
+        done => done.map(drop),
     }
 }

@@ -6,7 +6,7 @@ use crate::change::{Change, Forget, Work};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
-use crate::nft::{Batch, Expression, Hook, INET, IPV4, IPV6, Nft, Verdict};
+use crate::nft::{Batch, Expression, Hook, INET, IPV4, IPV6, Verdict};
 
 const TABLE: &str = "cni_plugins_masquerade";
 const CHECKS: &str = "masq_checks";
@@ -67,5 +67,5 @@ pub(super) fn add(call: &Call<'_>, work: &mut Work<'_>, outcome: &Outcome) -> Re
 
 /// Takes the rules away, whether the pod is still there or not.
 pub(super) fn remove(call: &Call<'_>) -> Result<(), Fault> {
-    Ok(forget(call)?.apply(&mut Nft::here()?)?)
+    Ok(forget(call)?.apply_for(call)?)
 }

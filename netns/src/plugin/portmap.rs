@@ -212,7 +212,7 @@ fn route_localnet(work: &mut Work<'_>, address: IpAddr) -> Result<(), Fault> {
 
 /// Whatever the configuration says about ports by now.
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
-    Ok(forget(call)?.apply(&mut Nft::here()?)?)
+    Ok(forget(call)?.apply_for(call)?)
 }
 
 fn check(call: &Call<'_>) -> Result<(), Fault> {

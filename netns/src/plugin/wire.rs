@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use netlink_packet_route::link::InfoKind;
 use sha2::{Digest, Sha512};
 
 use super::Call;
@@ -37,12 +38,16 @@ pub(super) fn veth(
         let (peer, of) = (call.if_name.to_owned(), Place::Pod);
         let kind = Kind::Veth { peer, of, master: master.map(str::to_owned) };
         let link = NewLink { name: name.clone(), kind, mtu, mac: mac.clone(), shared: false };
-        let taken = work.host.link(&name)?.is_some();
+        let mut taken = work.host.link(&name)?;
+        if let Some(old) = taken.take_if(|link| is_veth(link) && !link.up && link.master.is_none()) {
+            // Of an attachment that was detached, and not deleted yet.
+            work.host.delete(old.index)?;
+        }
         if work.pod.link(call.if_name)?.is_some() {
             let message = format!("container veth name ({:?}) peer provided ({name:?}) already exists", call.if_name);
             return Err(Fault::new(Code::INTERNAL, message));
         }
-        if taken && attempt < 10 {
+        if taken.is_some() && attempt < 10 {
             attempt += 1;
             continue;
         }
@@ -171,31 +176,41 @@ pub(super) fn wanted_mac(call: &Call<'_>) -> Result<Option<Vec<u8>>, Fault> {
     runtime.or(args).or(argument.filter(|text| !text.is_empty())).map(|text| mac(&text)).transpose()
 }
 
-/// Deletes the pod's interface, and what is left of it on the host where the pod's namespace cannot be entered any
-/// more. Answers the addresses that it had.
-pub(super) fn delete_link(call: &Call<'_>) -> Result<Vec<Cidr>, Fault> {
-    let mut addresses = Vec::new();
+/// Takes the pod's interface away, and what is left of it on the host where the pod's namespace cannot be entered any
+/// more. A veth pair is taken off the network at once, and deleted afterwards.
+pub(super) fn delete_link(call: &Call<'_>) -> Result<(), Fault> {
+    let mut host = Netlink::here()?;
+    let mut retired = Vec::new();
     if let Some(pod) = super::namespace(call.netns)? {
         let mut netlink = Netlink::inside(&pod)?;
         if let Some(link) = netlink.link(call.if_name)? {
-            for family in Family::BOTH {
-                let local =
-                    |cidr: &Cidr| matches!(cidr.address, IpAddr::V6(address) if address.is_unicast_link_local());
-                addresses.extend(netlink.addresses(link.index, family)?.into_iter().filter(|cidr| !local(cidr)));
+            match peer(&mut host, &link)? {
+                Some(peer) => retired.push(peer),
+                None => netlink.delete(link.index)?,
             }
-            netlink.delete(link.index)?;
         }
     }
-    let mut host = Netlink::here()?;
     let known = call.previous().ok().flatten().unwrap_or_default();
     let names = known.interfaces.into_iter().filter(|interface| interface.sandbox.is_empty()).map(|one| one.name);
-    for name in names.chain([veth_name(call, 0)?]) {
-        let is_veth = |link: &Link| link.kind.as_ref().is_some_and(|kind| kind.to_string() == "veth");
-        if let Some(link) = host.link(&name)?.filter(|link| is_veth(link) && name.starts_with("veth")) {
-            host.delete(link.index)?;
-        }
+    for name in names.chain([veth_name(call, 0)?]).filter(|name| name.starts_with("veth")) {
+        let link = host.link(&name)?.filter(is_veth);
+        retired.extend(link.filter(|link| retired.iter().all(|other| other.index != link.index)));
     }
-    Ok(addresses)
+    let indexes: Vec<_> = retired.iter().map(|link| link.index).collect();
+    indexes.iter().try_for_each(|index| host.retire(*index))?;
+    call.afterwards.delete(host, indexes);
+    Ok(())
+}
+
+fn is_veth(link: &Link) -> bool {
+    link.kind == Some(InfoKind::Veth)
+}
+
+/// The host's end of a veth pair whose other end is in the pod.
+fn peer(host: &mut Netlink, link: &Link) -> Result<Option<Link>, Fault> {
+    let Some(index) = link.under.filter(|_| is_veth(link)) else { return Ok(None) };
+    // The number is one of the peer's namespace, which need not be this one.
+    Ok(host.link_by_index(index)?.filter(|peer| is_veth(peer) && peer.under == Some(link.index)))
 }
 
 /// The pod's interface, if it is as the last result says: there, with its addresses and routes.

@@ -1,4 +1,4 @@
-//! The same configuration by the Go plugins and by ours: the same result, the same state of the kernel, and either takes
+//! The same configuration by the Go plugins and by ours, in this process and as binaries: the same result, the same state of the kernel, and either takes
 //! away what the other made.
 
 use libtest_mimic::Trial;
@@ -7,7 +7,7 @@ use netns::cni::conflist::NetworkList;
 use netns::cni::engine::Engine;
 use serde_json::{Value, json};
 
-use crate::host::{Host, Pod, cache, list, nft};
+use crate::host::{Host, Pod, cache, list, nft, soon};
 use crate::trial;
 
 /// One configuration each: name, plugins, what the runtime says.
@@ -85,10 +85,18 @@ pub fn has_go_plugins() -> bool {
     cache().join("cni/usr/lib/cni/bridge").exists()
 }
 
-/// Engines with the same directories, without and with our own plugins.
-fn engines(host: &Host) -> [Engine; 2] {
-    let bin_dirs = vec![cache().join("cni/usr/lib/cni")];
-    [false, true].map(|native| Engine { native, bin_dirs: bin_dirs.clone(), ..host.engine.clone() })
+const GO: usize = 0;
+const OURS: usize = 1;
+const BINARIES: usize = 2;
+
+/// Engines with the same directories: with the Go plugins, with our own in this process, and with our own as binaries.
+fn engines(host: &Host) -> [Engine; 3] {
+    let go = cache().join("cni/usr/lib/cni");
+    [(false, go.clone()), (true, go), (false, host.binaries())].map(|(native, directory)| Engine {
+        native,
+        bin_dirs: vec![directory],
+        ..host.engine.clone()
+    })
 }
 
 /// The list with lease files below the trial's own directory, also for those who do not know ours.
@@ -249,7 +257,7 @@ fn differences(go: &Value, ours: &Value, path: String, found: &mut Vec<String>) 
 pub fn same((name, plugins, capabilities): &Case, versions: &[&str]) {
     for version in versions {
         // Each on a host of its own, so that what one leaves does not help the other.
-        let states = [0, 1].map(|which| {
+        let states = [GO, OURS, BINARIES].map(|which| {
             Host::with("beside", |host| {
                 let list = network(host, version, plugins);
                 let pod = host.pod("pod");
@@ -259,10 +267,12 @@ pub fn same((name, plugins, capabilities): &Case, versions: &[&str]) {
                 state(host, &pod, &result)
             })
         });
-        for (go, ours) in states[0].iter().zip(&states[1]) {
-            let mut found = Vec::new();
-            differences(&go.1, &ours.1, String::new(), &mut found);
-            assert!(found.is_empty(), "{name}, {version}, {}:\n{}", go.0, found.join("\n"));
+        for which in [OURS, BINARIES] {
+            for (go, ours) in states[GO].iter().zip(&states[which]) {
+                let mut found = Vec::new();
+                differences(&go.1, &ours.1, String::new(), &mut found);
+                assert!(found.is_empty(), "{name}, {version}, {which}, {}:\n{}", go.0, found.join("\n"));
+            }
         }
     }
 }
@@ -275,7 +285,7 @@ const ALONE: [&str; 2] = ["host-device", "vlan"];
 
 pub fn crossed((name, plugins, capabilities): &Case) {
     let alone = ALONE.iter().any(|kind| plugins[0]["type"] == *kind);
-    for (adds, deletes) in [(0, 1), (1, 0), (1, 1)] {
+    for (adds, deletes) in [(GO, OURS), (OURS, GO), (OURS, OURS), (GO, BINARIES), (BINARIES, GO), (BINARIES, OURS)] {
         Host::with("crossed", |host| {
             let list = network(host, "1.0.0", plugins);
             let engines = engines(host);
@@ -283,7 +293,7 @@ pub fn crossed((name, plugins, capabilities): &Case) {
             let all = |pod: &Pod| -> Attachment { pod.attachment(capabilities.clone()) };
             // A second pod stays a while, so that what is shared is there.
             if !alone {
-                engines[1 - adds]
+                engines[if adds == GO { OURS } else { GO }]
                     .add(&list, &all(&second))
                     .or_else(|fault| match *name {
                         "bridge with static" => Ok(Value::Null),
@@ -295,15 +305,15 @@ pub fn crossed((name, plugins, capabilities): &Case) {
             // The Go bridge asks for addresses at CHECK where there is nobody to ask, and looks for routes in the main
             // table alone, whichever plugin of the chain has moved them.
             let lost = name.ends_with("without addresses") || name.starts_with("sbr") || name.starts_with("vrf");
-            let checks = deletes == 1 || !lost;
+            let checks = deletes != GO || !lost;
             let checked = if checks { engines[deletes].check(&list, &all(&first)) } else { Ok(()) };
             checked.unwrap_or_else(|fault| panic!("{name} {adds} {deletes}: {fault}"));
             engines[deletes].delete(&list, &all(&first)).unwrap();
-            assert!(first.is_bare() && second.is_bare() == alone, "{name} {adds} {deletes}");
+            assert!(soon(|| first.is_bare()) && second.is_bare() == alone, "{name} {adds} {deletes}");
             if !alone {
                 engines[deletes].delete(&list, &all(&second)).unwrap();
             }
-            assert!(second.is_bare(), "{name} {adds} {deletes}");
+            assert!(soon(|| second.is_bare()), "{name} {adds} {deletes}");
             assert!(host.leases("net").is_empty(), "{name} {adds} {deletes}");
             assert!(
                 host.links().iter().all(|link| OWN.contains(&link.as_str())),

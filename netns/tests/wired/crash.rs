@@ -1,7 +1,7 @@
 //! Whoever wires a pod is killed at some moment of it, and what comes then leaves nothing.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
@@ -9,9 +9,10 @@ use netns::cni::cache::Attachment;
 use netns::cni::conflist::NetworkList;
 use netns::cni::engine::Engine;
 use netns::plugin::Places;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::host::{Host, Pod, list};
+use crate::host::{Host, Pod, list, soon};
 use crate::trial;
 
 /// Set in a process that wires one pod and may be killed: the directory, and what to do.
@@ -21,6 +22,8 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("killed at any moment of an add", |host| add(host, Chain::Bridge)),
         trial("killed at any moment of a delete", |host| delete(host, Chain::Bridge)),
+        trial("killed at any moment of an add by binaries", |host| add(host, Chain::Binaries)),
+        trial("killed at any moment of a delete by binaries", |host| delete(host, Chain::Binaries)),
         trial("links: killed at any moment of an add of a device", |host| add(host, Chain::Device)),
         trial("links: killed at any moment of a delete of a device", |host| delete(host, Chain::Device)),
     ]
@@ -30,13 +33,22 @@ pub fn trials() -> Vec<Trial> {
 #[derive(Clone, Copy, PartialEq)]
 enum Chain {
     Bridge,
+    /// The same in processes of their own, which are killed with the one that runs them.
+    Binaries,
     Device,
 }
 
 impl Chain {
-    fn network(self) -> NetworkList {
+    const ALL: [(Self, &str); 3] = [(Self::Bridge, "bridge"), (Self::Binaries, "binaries"), (Self::Device, "device")];
+
+    /// As a victim is told.
+    fn word(self) -> &'static str {
+        Self::ALL.into_iter().find(|(chain, _)| *chain == self).unwrap().1
+    }
+
+    fn network(self, directory: &Path) -> NetworkList {
         match self {
-            Self::Bridge => bridge(),
+            Self::Bridge | Self::Binaries => bridge(directory),
             Self::Device => device(),
         }
     }
@@ -47,15 +59,19 @@ fn device() -> NetworkList {
     list("1.1.0", "net", json!([{"type":"host-device","device":"nic","ipam":ipam}, {"type":"sbr"}]))
 }
 
-fn bridge() -> NetworkList {
+fn bridge(directory: &Path) -> NetworkList {
     let bridge = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":true,
-        "ipam":{"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
-    list("1.1.0", "net", json!([bridge, {"type":"portmap","capabilities":{"portMappings":true}}]))
+        "ipam":{"type":"host-local","dataDir":directory.join("networks"),
+        "ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
+    let chained = ["portmap", "firewall"].into_iter().filter(|kind| netns::plugin::native(kind).is_some());
+    let chained = chained.map(|kind| json!({"type":kind,"capabilities":{"portMappings":true}}));
+    list("1.1.0", "net", [bridge].into_iter().chain(chained).collect())
 }
 
-fn engine(directory: &Path) -> Engine {
+fn engine(directory: &Path, chain: Chain) -> Engine {
     let places = Places { networks: directory.join("networks"), ..Places::default() };
-    Engine { cache_dir: directory.join("cache"), bin_dirs: Vec::new(), places, ..Engine::default() }
+    let (native, bin_dirs) = (chain != Chain::Binaries, vec![directory.join("ours")]);
+    Engine { cache_dir: directory.join("cache"), bin_dirs, native, places, ..Engine::default() }
 }
 
 fn attachment(directory: &Path) -> Attachment {
@@ -72,9 +88,9 @@ fn attachment(directory: &Path) -> Attachment {
 pub fn is_victim() -> bool {
     let Some(directory) = std::env::var_os(VICTIM) else { return false };
     let directory = Path::new(&directory);
-    let (engine, attachment) = (engine(directory), attachment(directory));
     let asked = |word: &str| std::env::args().any(|argument| argument == word);
-    let network = if asked("device") { device() } else { bridge() };
+    let (chain, _) = Chain::ALL.into_iter().find(|(_, word)| asked(word)).unwrap();
+    let (engine, attachment, network) = (engine(directory, chain), attachment(directory), chain.network(directory));
     if asked("delete") {
         engine.delete(&network, &attachment).unwrap();
     } else {
@@ -83,11 +99,23 @@ pub fn is_victim() -> bool {
     true
 }
 
+/// Kills a process and those that it runs, none of which can start another meanwhile.
+fn kill(child: &mut Child) {
+    let send = |pid: i32, signal| {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+    };
+    let pid = child.id() as i32;
+    send(pid, Signal::STOP);
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().for_each(|child| send(child.parse().unwrap(), Signal::KILL));
+    send(pid, Signal::KILL);
+}
+
 /// Runs it, killed after that time; true where it came to its end before.
 fn victim(host: &Host, chain: Chain, act: &str, after: Duration) -> bool {
     let mut command = Command::new("/proc/self/exe");
-    let of = if chain == Chain::Device { "device" } else { "bridge" };
-    let mut child = command.args([act, of]).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
+    let mut child =
+        command.args([act, chain.word()]).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
     let begin = Instant::now();
     while begin.elapsed() < after {
         if let Some(status) = child.try_wait().unwrap() {
@@ -96,16 +124,17 @@ fn victim(host: &Host, chain: Chain, act: &str, after: Duration) -> bool {
         }
         std::hint::spin_loop();
     }
-    let _ = child.kill();
+    kill(&mut child);
     child.wait().unwrap().success()
 }
 
 fn nothing_left(host: &Host, pod: &Pod, moment: u64) {
-    assert!(pod.is_bare(), "{moment}");
+    assert!(soon(|| pod.is_bare()), "{moment}");
     assert!(host.leases("net").is_empty(), "{moment}: {:?}", host.leases("net"));
     assert!(host.engine.attachments().is_empty(), "{moment}");
     let own = ["lo", "br0", "nic", "far"];
-    assert!(host.links().iter().all(|link| own.contains(&link.as_str())), "{moment}: {:?}", host.links());
+    let is_own = |link: &String| own.contains(&link.as_str());
+    assert!(soon(|| host.links().iter().all(is_own)), "{moment}: {:?}", host.links());
     for chain in ["masq_checks", "hostports", "masquerading"] {
         assert_eq!(host.rules(chain), 0, "{moment} {chain}");
     }
@@ -131,7 +160,9 @@ fn each_moment(host: &Host, chain: Chain, mut act: impl FnMut(&Pod, u64, Duratio
 }
 
 fn add(host: &Host, chain: Chain) {
-    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), chain.network());
+    host.binaries();
+    let directory = &host.directory;
+    let (engine, attachment, list) = (engine(directory, chain), attachment(directory), chain.network(directory));
     each_moment(host, chain, |pod, moment, after| {
         let done = victim(host, chain, "add", after);
         match moment % 3 {
@@ -140,9 +171,10 @@ fn add(host: &Host, chain: Chain) {
             // What was done may not be done again.
             _ if done => engine.delete(&list, &attachment).unwrap(),
             _ => {
-                if engine.add(&list, &attachment).is_err() {
+                if let Err(fault) = engine.add(&list, &attachment) {
                     // Killed between its last write and its end.
-                    assert!(engine.attachments().iter().all(|cached| cached.result.is_some()), "{moment}");
+                    let ended = engine.attachments().iter().all(|cached| cached.result.is_some());
+                    assert!(ended, "{moment}: {fault}");
                 }
                 engine.delete(&list, &attachment).unwrap();
             }
@@ -153,7 +185,9 @@ fn add(host: &Host, chain: Chain) {
 }
 
 fn delete(host: &Host, chain: Chain) {
-    let (engine, attachment, list) = (engine(&host.directory), attachment(&host.directory), chain.network());
+    host.binaries();
+    let directory = &host.directory;
+    let (engine, attachment, list) = (engine(directory, chain), attachment(directory), chain.network(directory));
     each_moment(host, chain, |pod, moment, after| {
         engine.add(&list, &attachment).unwrap();
         let done = victim(host, chain, "delete", after);

@@ -1,9 +1,10 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use netns::Namespace;
 use netns::cni::cache::Attachment;
@@ -51,6 +52,16 @@ impl Host {
         let namespace = Namespace::create().unwrap();
         namespace.bring_loopback_up().unwrap();
         namespace.enter(|| act(&host)).unwrap()
+    }
+
+    /// A directory with our own plugins as binaries.
+    pub fn binaries(&self) -> PathBuf {
+        let directory = self.directory.join("ours");
+        if fs::create_dir(&directory).is_ok() {
+            let program = std::env::current_exe().unwrap();
+            netns::plugin::natives().for_each(|kind| symlink(&program, directory.join(kind)).unwrap());
+        }
+        directory
     }
 
     pub fn pod(&self, id: &str) -> Pod {
@@ -148,6 +159,18 @@ impl Pod {
     pub fn is_bare(&self) -> bool {
         self.links() == ["lo"]
     }
+}
+
+/// Whether something comes true: a plugin's process deletes links when it has answered.
+pub fn soon(check: impl Fn() -> bool) -> bool {
+    let begin = Instant::now();
+    while !check() {
+        if begin.elapsed() > Duration::from_secs(5) {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    true
 }
 
 pub fn reaches(address: &str) -> bool {

@@ -71,6 +71,7 @@ pub fn ipvlan_chained(host: &Host) {
             native: true,
             places: &engine.places,
             deadline: std::time::Instant::now() + engine.timeout,
+            afterwards: &netns::Afterwards::default(),
         };
         call.run("ipvlan").map(|done| done.map(|(outcome, _)| outcome))
     };
