@@ -2,6 +2,7 @@
 //! is a short-lived process that does its part with [`Container`](runtime_core::container::Container) and leaves.
 
 mod bundle;
+mod cni;
 mod console;
 mod create;
 mod error;
@@ -61,6 +62,7 @@ const COMMANDS: &[Command] = &[
     template::SPEC,
     template::FEATURES,
     plan::PLAN,
+    cni::CNI,
     rootless::MAP_IDS,
     refused("checkpoint"),
     refused("restore"),

@@ -4,6 +4,7 @@
 //! run is ignored, with the reason.
 
 mod budget;
+mod cni;
 mod descriptors;
 mod exec;
 mod life;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         ("descriptors", descriptors::facts()),
         ("notify", notify::facts()),
         ("refusals", refusals::facts()),
+        ("cni", cni::facts()),
         ("rootless", rootless::facts()),
         ("runc", runc::facts()),
         ("budget", budget::facts()),
