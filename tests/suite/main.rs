@@ -18,6 +18,7 @@ mod pods_exec;
 mod pods_faults;
 mod pods_many;
 mod pods_mounts;
+mod pods_network;
 mod pods_resources;
 mod pods_security;
 mod pods_stop;
@@ -76,6 +77,7 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("pods_exec", pods_exec::scenarios()),
         ("pods_many", pods_many::scenarios()),
         ("pods_mounts", pods_mounts::scenarios()),
+        ("pods_network", pods_network::scenarios()),
         ("pods_resources", pods_resources::scenarios()),
         ("pods_security", pods_security::scenarios()),
         ("pods_faults", pods_faults::scenarios()),

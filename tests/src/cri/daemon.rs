@@ -19,9 +19,15 @@ pub const NAMESPACE: &str = "k8s.io";
 
 /// Starts a daemon that is ready for pods.
 pub fn start(version: Version) -> Result<Containerd> {
+    start_with(version, |containerd| network(containerd.directory()))
+}
+
+/// The same, with a network that is the caller's: plugins in `cni/bin` and a configuration in `cni/net.d`, below the
+/// daemon's directory.
+pub fn start_with(version: Version, network: impl FnOnce(&Containerd) -> Result<()>) -> Result<Containerd> {
     let containerd = Containerd::start(version, &Config { cri: true, extra: settings(version)?, env: Vec::new() })?;
     containerd.import(NAMESPACE)?;
-    network(containerd.directory()).context("set up the pods' network")?;
+    network(&containerd).context("set up the pods' network")?;
     let cri = Cri::new(&containerd.socket())?;
     // The images come to CRI by events, the network by a watch on its directory.
     let ready = poll(Duration::from_secs(20), || {
@@ -125,9 +131,13 @@ echo "{{\"cniVersion\":\"$version\",\"interfaces\":[{{\"name\":\"$CNI_IFNAME\",\
         fs::write(programs.join(name), &script)?;
         fs::set_permissions(programs.join(name), fs::Permissions::from_mode(0o755))?;
     }
+    configure(directory, r#"{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"pair"}]}"#)
+}
+
+/// The pods' network from now on.
+pub fn configure(directory: &Path, list: &str) -> Result<()> {
     let settings = directory.join("cni/net.d");
     fs::create_dir_all(&settings)?;
-    let list = r#"{"cniVersion":"0.4.0","name":"pods","plugins":[{"type":"pair"}]}"#;
     // Renamed into place, so that the watch never reads half of it.
     fs::write(settings.join("10-pods.part"), list)?;
     fs::rename(settings.join("10-pods.part"), settings.join("10-pods.conflist"))?;
