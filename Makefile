@@ -62,6 +62,7 @@ demo: build setup
 
 bench: build setup
 	@tests/deps bench
+	$(CARGO) build --locked --release -p netns --example stage
 	$(CARGO) build --locked -p berth-tests --bin bench
 	BERTH_SHIM=$(OUTPUT) $(CARGO) run --locked -q -p berth-tests --bin bench </dev/null
 

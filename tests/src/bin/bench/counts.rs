@@ -44,7 +44,7 @@ pub fn measure(containerd: &Containerd, contenders: &[Contender], report: &mut R
 }
 
 /// Programs that were executed with success, by the name they were called by.
-fn executed(trace: &str) -> BTreeMap<String, usize> {
+pub fn executed(trace: &str) -> BTreeMap<String, usize> {
     let mut begun: BTreeMap<&str, String> = BTreeMap::new();
     let mut programs = BTreeMap::new();
     for line in trace.lines() {

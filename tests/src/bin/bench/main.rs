@@ -9,6 +9,7 @@
 //! - `BERTH_BENCH_BLOCKS`: blocks per series, 25 unless told
 //! - `BERTH_BENCH_CONTAINERS`: containers at once for the memory figures, 20 unless told
 //! - `BERTH_BENCH_SEED`: the order of the contenders
+//! - `BERTH_BENCH_ONLY=network`: the tables of pod networks alone
 //! - `BERTH_RUNTIME`: the runtime in Berth's place, for work on the bench itself
 
 mod blocks;
@@ -18,6 +19,7 @@ mod counts;
 mod inside;
 mod latency;
 mod memory;
+mod network;
 mod report;
 mod stage;
 mod statistics;
@@ -60,13 +62,19 @@ fn bench() -> Result<()> {
 
     let mut report = Report::new(&containerd, &contenders, blocks, containers, seed);
     let mut random = Random::new(seed as u64);
-    latency::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
-    memory::measure(&containerd, &contenders, containers, &mut report)?;
-    counts::measure(&containerd, &contenders, &mut report)?;
-    inside::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
-    command_line::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+    if std::env::var("BERTH_BENCH_ONLY").is_ok_and(|only| only == "network") {
+        eprintln!("BERTH_BENCH_ONLY: pod networks alone");
+    } else {
+        latency::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+        memory::measure(&containerd, &contenders, containers, &mut report)?;
+        counts::measure(&containerd, &contenders, &mut report)?;
+        inside::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+        command_line::measure(&containerd, &contenders, blocks, &mut random, &mut report)?;
+    }
+    // What was measured until then is printed, whatever becomes of these.
+    let networks = network::measure(&containerd, blocks, &mut random, &mut report);
     report.print();
-    Ok(())
+    networks
 }
 
 fn number(variable: &str, default: usize) -> Result<usize> {

@@ -21,6 +21,8 @@ pub struct Report {
 #[derive(Default)]
 struct Table {
     title: Option<String>,
+    /// Those of a table that is not about the report's contenders.
+    columns: Option<Vec<String>>,
     rows: Vec<String>,
     notes: Vec<String>,
 }
@@ -67,6 +69,12 @@ impl Report {
         self.tables.push(Table { title: Some(title), ..Table::default() });
     }
 
+    /// Begins another table, which has columns of its own.
+    pub fn table_of(&mut self, title: String, columns: Vec<String>) {
+        self.table(title);
+        self.last().columns = Some(columns);
+    }
+
     /// A row of medians in milliseconds, Berth's first, with Berth's ratio to each of the others; the medians.
     pub fn latencies(&mut self, what: String, samples: &[Vec<f64>], random: &mut Random) -> Vec<f64> {
         let medians: Vec<f64> = samples.iter().map(|samples| median(samples)).collect();
@@ -90,7 +98,8 @@ impl Report {
         self.row(what, cells.chain(ratios).collect());
     }
 
-    fn row(&mut self, what: String, cells: Vec<String>) {
+    /// A row, one cell for each column.
+    pub fn row(&mut self, what: String, cells: Vec<String>) {
         let row = format!("| {what} | {} |", cells.join(" | "));
         eprintln!("  {row}");
         self.last().rows.push(row);
@@ -123,6 +132,7 @@ impl Report {
             if let Some(title) = &table.title {
                 println!("\n### {title}\n");
             }
+            let columns = table.columns.as_ref().unwrap_or(&columns);
             println!("| | {} |", columns.join(" | "));
             println!("|---|{}", "---:|".repeat(columns.len()));
             table.rows.iter().for_each(|row| println!("{row}"));
