@@ -335,3 +335,92 @@ fn what_a_native_plugin_cannot_is_the_binarys_from_add_to_delete() {
     let error = scene.engine.add(&list, &attachment()).unwrap_err();
     assert_eq!(error.code, Code::UNSUPPORTED_FIELD);
 }
+
+#[test]
+fn a_delete_stops_at_the_first_error_and_can_be_tried_again() {
+    let scene = Scene::new("stops");
+    scene.plugin("first", ANSWER);
+    scene.plugin("second", &format!("[ $CNI_COMMAND = ADD ] && {ANSWER} || [ -e {}/fine ]", scene.directory.display()));
+    let list = list("1.0.0", json!([{"type":"first"},{"type":"second"}]));
+    scene.engine.add(&list, &attachment()).unwrap();
+    let error = scene.engine.delete(&list, &attachment()).unwrap_err().to_string();
+    assert!(error.starts_with("plugin type=\"second\" failed (delete): "), "{error}");
+    assert_eq!((scene.calls().len(), scene.cached()), (3, 1));
+    fs::write(scene.directory.join("fine"), "").unwrap();
+    scene.engine.delete(&list, &attachment()).unwrap();
+    assert_eq!(scene.calls()[3..], ["second-DEL", "first-DEL"]);
+    assert_eq!(scene.cached(), 0);
+}
+
+#[test]
+fn what_the_cache_has_of_old_or_broken_is_no_obstacle() {
+    let scene = Scene::new("cache");
+    scene.plugin("first", ANSWER);
+    let list = list("1.0.0", json!([{"type":"first"}]));
+    let file = scene.directory.join("cache/results/net-pod-eth0");
+    for (text, previous) in [
+        (r#"{"cniVersion":"0.4.0","ips":[{"version":"4","address":"10.0.0.2/24"}],"dns":{}}"#, json!("10.0.0.2/24")),
+        ("{", Value::Null),
+        (r#"{"cniVersion":"9.0.0"}"#, Value::Null),
+    ] {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, text).unwrap();
+        scene.engine.delete(&list, &attachment()).unwrap();
+        assert_eq!(scene.input(scene.calls().len() - 1)["prevResult"]["ips"][0]["address"], previous, "{text}");
+        assert!(!file.exists(), "{text}");
+    }
+}
+
+#[test]
+fn words_turn_check_and_collection_off() {
+    let scene = Scene::new("words");
+    scene.plugin("first", ANSWER);
+    let text =
+        r#"{"Name":"net","CNIVersion":"1.1.0","disableCheck":"True","DisableGC":"true","plugins":[{"Type":"first"}]}"#;
+    let list = NetworkList::from_bytes(text.as_bytes()).unwrap();
+    scene.engine.add(&list, &attachment()).unwrap();
+    scene.engine.check(&list, &attachment()).unwrap();
+    scene.engine.gc(&list, &[]).unwrap();
+    assert_eq!(scene.calls(), ["first-ADD"]);
+    assert_eq!(scene.cached(), 1);
+}
+
+#[test]
+fn collection_and_status_are_told_of_no_attachment() {
+    let scene = Scene::new("nobody");
+    scene.plugin("first", "true");
+    let list = list("1.1.0", json!([{"type":"first","capabilities":{"ports":true}}]));
+    scene.engine.status(&list).unwrap();
+    let environment = fs::read_to_string(scene.directory.join("env-first")).unwrap();
+    for empty in ["CNI_ARGS=\n", "CNI_CONTAINERID=\n", "CNI_IFNAME=\n", "CNI_NETNS=\n"] {
+        assert!(environment.contains(empty), "{environment}");
+    }
+    scene.engine.gc(&list, &[]).unwrap();
+    for (call, more) in [(0, 0), (1, 2)] {
+        let told = scene.input(call);
+        assert_eq!(told.as_object().unwrap().len(), 4 + more, "{told}");
+        assert!(told.get("runtimeConfig").is_none() && told.get("prevResult").is_none(), "{told}");
+    }
+    assert_eq!(scene.input(1)["cni.dev/attachments"], json!([]));
+}
+
+#[test]
+fn nothing_is_a_result_and_is_in_the_networks_version() {
+    let scene = Scene::new("null");
+    scene.plugin("first", "echo null");
+    let result = scene.engine.add(&list("0.4.0", json!([{"type":"first"}])), &attachment()).unwrap();
+    assert_eq!(result, json!({"cniVersion":"0.4.0","dns":{}}));
+}
+
+#[test]
+fn a_second_add_that_is_refused_leaves_the_first_as_it_is() {
+    let scene = Scene::new("second");
+    let mark = scene.directory.join("mark");
+    scene.plugin("first", &format!("[ -e {0} ] && exit 1; touch {0}; {ANSWER}", mark.display()));
+    let list = list("1.0.0", json!([{"type":"first"}]));
+    let result = scene.engine.add(&list, &attachment()).unwrap();
+    scene.engine.add(&list, &attachment()).unwrap_err();
+    assert_eq!(scene.engine.attachments()[0].result, Some(result));
+    scene.engine.add(&list, &attachment()).unwrap_err();
+    assert_eq!(scene.calls(), ["first-ADD", "first-ADD", "first-ADD"]);
+}

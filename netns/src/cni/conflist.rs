@@ -242,6 +242,8 @@ mod tests {
             (r#"{"name":"n","plugins":[]}"#, "no plugins in list"),
             (r#"{"name":"n","plugins":{}}"#, "no list"),
             (r#"{"name":"n","plugins":[{}]}"#, "missing 'type'"),
+            (r#"{"name":"n","cniVersions":["x"],"plugins":[{"type":"t"}]}"#, "invalid version"),
+            (r#"{"name":"n","cniVersions":"1.0.0","plugins":[{"type":"t"}]}"#, "no list"),
             (r#"{"name":"n","cniVersion":"1.2.3.4","plugins":[{"type":"t"}]}"#, "invalid version"),
             (r#"{"name":"n","disableCheck":"perhaps","plugins":[{"type":"t"}]}"#, "disableCheck"),
             (r#"{"name":"n","loadOnlyInlinedPlugins":true}"#, "loadOnlyInlinedPlugins"),
@@ -281,6 +283,12 @@ mod tests {
         assert_eq!(NetworkList::load(&scratch.0, "x").unwrap().plugins[0].kind, "list");
         assert_eq!(NetworkList::load_first(&scratch.0, 1).unwrap()[0].plugins[0].kind, "single");
         assert_eq!(NetworkList::load_first(&scratch.0, 0).unwrap().len(), 2);
+        // A list under a single plugin's name is none.
+        scratch.write("list.json", r#"{"name":"l","plugins":[{"type":"t"}]}"#);
+        assert!(
+            NetworkList::from_file(&scratch.0.join("list.json")).unwrap_err().to_string().contains("missing 'type'")
+        );
+        fs::remove_file(scratch.0.join("list.json")).unwrap();
         scratch.write("30-bad.conflist", "{");
         assert!(NetworkList::load(&scratch.0, "x").is_ok());
         let error = NetworkList::load_first(&scratch.0, 0).unwrap_err().to_string();
@@ -300,6 +308,8 @@ mod tests {
             list.plugins.into_iter().map(|plugin| plugin.kind).collect()
         };
         assert_eq!(kinds("n.conflist"), ["a", "b", "c"]);
+        let bytes = fs::read(scratch.0.join("n.conflist")).unwrap();
+        assert_eq!(NetworkList::from_bytes(&bytes).unwrap().plugins.len(), 1);
         scratch.write("o.conflist", r#"{"name":"net","loadOnlyInlinedPlugins":true,"plugins":[{"type":"a"}]}"#);
         assert_eq!(kinds("o.conflist"), ["a"]);
         scratch.write("p.conflist", r#"{"name":"net"}"#);
