@@ -114,6 +114,12 @@ impl Children {
         Spawning(self)
     }
 
+    /// Runs what makes children and waits for them itself: no orphan is reaped meanwhile.
+    pub fn apart<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _spawning = self.spawning();
+        act()
+    }
+
     /// Starts a command whose status is the caller's: after waiting for it, the caller calls [`Children::forget`].
     pub fn command(&self, command: &mut std::process::Command) -> std::io::Result<std::process::Child> {
         let spawning = self.spawning();

@@ -102,8 +102,13 @@ fn group(bundle: &Path) -> Option<String> {
     }
     let json = std::fs::read(bundle.join("config.json")).ok()?;
     let annotations = serde_json::from_slice::<Config>(&json).ok()?.annotations?;
+    group_of(&annotations).map(str::to_owned)
+}
+
+/// The group that annotations name.
+pub fn group_of(annotations: &HashMap<String, String>) -> Option<&str> {
     let names = ["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"];
-    names.iter().find_map(|name| annotations.get(*name)).filter(|group| !group.is_empty()).cloned()
+    names.iter().find_map(|name| annotations.get(*name)).map(String::as_str).filter(|group| !group.is_empty())
 }
 
 fn write_address(bundle: &Path, address: &str) -> Result<(), Error> {

@@ -58,6 +58,10 @@ pub fn delete(args: &Args) -> Result<(), Error> {
     for error in runtime_core::container::destroy(&bundle, &Children::default()).map_err(failed)? {
         eprintln!("after delete: {error}");
     }
+    // The pod's record tells of it, and `berth net gc` may do what could not be done here.
+    if let Err(fault) = crate::network::clean_up(&bundle) {
+        eprintln!("after delete: network: {fault}");
+    }
     if let Some(socket) = &socket {
         socket.remove_if_dead();
     }

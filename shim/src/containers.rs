@@ -5,6 +5,7 @@
 
 use crate::error::Error;
 use crate::lifetime::{Guard, Lifetime};
+use crate::network::Network;
 use crate::process::Process;
 use runtime_core::children::Exit;
 use runtime_core::container::Container;
@@ -41,6 +42,8 @@ pub struct Record {
     pub container: Container,
     /// Owner of the pipes of its execs.
     pub io_owner: (u32, u32),
+    /// The network that was made for it, and goes with it.
+    pub network: Option<Arc<Network>>,
     execs: Mutex<HashMap<String, Arc<Exec>>>,
     running: watch::Sender<Running>,
     /// Set while a Delete is under way, so that a second one gets the first one's answer.
@@ -61,13 +64,21 @@ impl Drop for RunningExec {
 
 impl Record {
     /// A container that was just created.
-    pub fn new(id: String, bundle: PathBuf, init: Process, container: Container, io_owner: (u32, u32)) -> Record {
+    pub fn new(
+        id: String,
+        bundle: PathBuf,
+        init: Process,
+        container: Container,
+        io_owner: (u32, u32),
+        network: Option<Arc<Network>>,
+    ) -> Record {
         Record {
             id,
             bundle,
             init,
             container,
             io_owner,
+            network,
             execs: Mutex::default(),
             running: watch::Sender::default(),
             deletion: Mutex::default(),

@@ -1,6 +1,6 @@
 //! What an RPC can answer instead of its result, and the one place where kinds of errors become status codes.
 
-use crate::{options, stdio};
+use crate::{network, options, stdio};
 use runtime_core::cgroup;
 use runtime_core::container::{self, ErrorKind};
 use std::sync::Arc;
@@ -58,6 +58,9 @@ pub enum Error {
     /// config.json.
     #[error("OCI runtime create failed")]
     Spec(#[source] Arc<runtime_core::spec::Error>),
+    /// The container's network.
+    #[error("OCI runtime create failed: network")]
+    Network(#[source] Arc<network::Error>),
     /// A container operation.
     #[error("OCI runtime {verb} failed")]
     Runtime {
@@ -117,6 +120,7 @@ impl Error {
                 options::Error::Decode { .. } | options::Error::Toml { .. } => Code::INVALID_ARGUMENT,
                 options::Error::Read { .. } | options::Error::BinaryName(_) => Code::UNKNOWN,
             },
+            Error::Network(error) if error.is_invalid_argument() => Code::INVALID_ARGUMENT,
             Error::Runtime { source, .. } => code_of(source.kind()),
             Error::Stdio { source, .. } => match source.is_invalid_argument() {
                 true => Code::INVALID_ARGUMENT,
@@ -124,6 +128,7 @@ impl Error {
             },
             Error::DeleteRunning
             | Error::Cgroup { .. }
+            | Error::Network(_)
             | Error::Signal { .. }
             | Error::Descriptor(_)
             | Error::Abandoned(_) => Code::UNKNOWN,
@@ -162,6 +167,12 @@ impl Error {
 
     pub(crate) fn stdio(verb: &'static str) -> impl FnOnce(stdio::Error) -> Error {
         move |source| Error::Stdio { verb, source: Arc::new(source) }
+    }
+}
+
+impl From<network::Error> for Error {
+    fn from(error: network::Error) -> Error {
+        Error::Network(Arc::new(error))
     }
 }
 

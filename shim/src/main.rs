@@ -26,6 +26,7 @@ mod exits;
 mod info;
 mod lifetime;
 mod log;
+mod network;
 mod options;
 mod process;
 mod rpc;

@@ -6,6 +6,10 @@ use protobuf::{CodedInputStream, Message};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
+mod network;
+
+pub use network::{CACHE_DIR, Mode, Network};
+
 /// The options we understand. The TOML keys are those of the Go shim's `options.Options`.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(default, rename_all = "PascalCase")]
@@ -26,6 +30,9 @@ pub struct Options {
     pub systemd_cgroup: bool,
     /// Image to restore from, as CRIU made it.
     pub criu_image_path: String,
+    /// Pod networks; no option of the Go shim's.
+    #[serde(rename = "network")]
+    pub network: Network,
 }
 
 /// Options that cannot be used.
@@ -117,6 +124,7 @@ impl From<oci::Options> for Options {
             binary_name: runc.binary_name,
             systemd_cgroup: runc.systemd_cgroup,
             criu_image_path: runc.criu_image_path,
+            network: Network::default(),
         }
     }
 }
@@ -194,6 +202,22 @@ mod tests {
         message.extend_from_slice(body);
         let options = Options::decode(Some(&any("runtimeoptions.v1.Options", message))).unwrap();
         assert_eq!((options.systemd_cgroup, options.io_gid), (true, 3));
+    }
+
+    #[test]
+    fn a_network_is_asked_for_by_a_table_of_its_own() {
+        let of = |body: &str| {
+            let message = [&[0x1a, u8::try_from(body.len()).unwrap()], body.as_bytes()].concat();
+            Options::decode(Some(&any("runtimeoptions.v1.Options", message)))
+        };
+        let options = of("SystemdCgroup = true\n[network]\nmode = \"cni\"\nconf_dir = \"/c\"\n").unwrap();
+        assert_eq!((options.network.mode, options.systemd_cgroup), (Mode::Cni, true));
+        assert_eq!(options.network.conf_dir, Path::new("/c"));
+        assert_eq!(of("").unwrap().network, Network::default());
+        for (body, wrong) in [("[network]\nmode = \"bridge\"", "bridge"), ("[network]\nbin_dir = \"/x\"", "bin_dir")] {
+            let error = of(body).unwrap_err().to_string();
+            assert!(error.contains("line 2") && error.contains(wrong) && error.lines().count() == 1, "{error}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod namespaces;
+mod network;
+mod network_crash;
 mod pods;
 mod pods_exec;
 mod pods_faults;
@@ -86,6 +88,8 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("systemd", systemd::scenarios()),
         ("mounts", mounts::scenarios()),
         ("namespaces", namespaces::scenarios()),
+        ("network", network::scenarios()),
+        ("network_crash", network_crash::scenarios()),
         ("terminals", terminals::scenarios()),
         ("exec", exec::scenarios()),
         ("lifecycle", lifecycle::scenarios()),

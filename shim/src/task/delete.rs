@@ -54,7 +54,12 @@ impl Task {
             Err(_) => return Err(Error::DeleteRunning),
         };
         let container = record.clone();
-        let deleted = blocking("delete", move || container.container.delete().map_err(Error::runtime("delete")));
+        let task = self.clone();
+        let deleted = blocking("delete", move || {
+            let deleted = container.container.delete().map_err(Error::runtime("delete"))?;
+            task.unwire(&container.id, container.network.as_deref());
+            Ok(deleted)
+        });
         for error in deleted.await? {
             tracing::warn!(id = record.id, error = %error, "after delete");
         }

@@ -82,6 +82,10 @@ fn settings(version: Version) -> Result<String> {
         NoNewKeyring = true
         SystemdCgroup = false
         Unheard = "of"
+        # A pod's namespace is wired already: nothing is looked for there.
+        [plugins.'{plugin}'.containerd.runtimes.berth-options.options.network]
+          mode = "cni"
+          conf_dir = "/not/there"
     [plugins.'{plugin}'.containerd.runtimes.berth-path]
       runtime_type = "io.containerd.runc.v2"
       runtime_path = "{path}"
