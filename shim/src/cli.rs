@@ -13,6 +13,7 @@ mod foreground;
 mod home;
 mod list;
 mod log;
+mod net;
 mod notify;
 mod plan;
 mod rootless;
@@ -63,6 +64,7 @@ const COMMANDS: &[Command] = &[
     template::FEATURES,
     plan::PLAN,
     cni::CNI,
+    net::NET,
     rootless::MAP_IDS,
     refused("checkpoint"),
     refused("restore"),

@@ -60,6 +60,12 @@ pub enum Error {
     /// It is not what it should be.
     #[error(transparent)]
     BadSpec(#[from] spec::Error),
+    /// A pod's network.
+    #[error(transparent)]
+    Network(#[from] netns::cni::fault::Fault),
+    /// There is none.
+    #[error("pod {0} has no network that a shim has made")]
+    NoPod(String),
     /// Some other JSON.
     #[error("parse {what}")]
     Json {
