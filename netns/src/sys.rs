@@ -3,8 +3,11 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::io::Errno;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 /// `NS_GET_NSTYPE` of linux/nsfs.h, `_IO(0xb7, 0x3)`.
@@ -25,6 +28,14 @@ pub(crate) fn namespace_type(namespace: BorrowedFd<'_>) -> Result<i32, Errno> {
         return Err(Errno::from_io_error(&error).unwrap_or(Errno::IO));
     }
     Ok(kind)
+}
+
+/// Has a program die with the thread that starts it, and waits for it: whoever cleans up after us must not find it at
+/// work. PR_SET_PDEATHSIG of prctl(2)
+pub(crate) fn die_with_thread(command: &mut Command) {
+    let die = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(Into::into);
+    // SAFETY: between fork and execve the closure makes one system call; it neither allocates nor locks.
+    unsafe { command.pre_exec(die) };
 }
 
 /// Turns an option of SOL_NETLINK on.

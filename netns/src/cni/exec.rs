@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use serde_json::Value;
 
 use super::fault::{Code, Fault};
+use crate::sys;
 
 /// How often a binary that somebody is just writing is tried again, a second apart, as libcni does.
 const BUSY: usize = 5;
@@ -55,6 +56,7 @@ pub fn run(path: &Path, environment: &[(&str, OsString)], input: &[u8], deadline
         let mut command = Command::new(path);
         command.envs(environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        sys::die_with_thread(&mut command);
         match command.spawn() {
             Err(error)
                 if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY && Instant::now() < deadline =>
