@@ -15,7 +15,7 @@ use netns::plugin::Places;
 use netns::pod::{Life, Pods, Wanted};
 use serde_json::json;
 
-use crate::host::{Host, list, reaches};
+use crate::host::{Host, list, reaches, soon};
 use crate::trial;
 
 /// Set in a process that makes a pod or takes it away, and may be killed: the directory.
@@ -67,7 +67,8 @@ fn nothing_left(host: &Host, moment: u64) {
     assert_eq!(fs::read_dir(host.directory.join("netns")).map_or(0, Iterator::count), 0, "{moment}");
     assert!(host.leases("net").is_empty(), "{moment}: {:?}", host.leases("net"));
     assert!(host.engine.attachments().is_empty(), "{moment}");
-    assert!(host.links().iter().all(|link| ["lo", "br0"].contains(&link.as_str())), "{moment}: {:?}", host.links());
+    let is_own = |link: &String| ["lo", "br0"].contains(&link.as_str());
+    assert!(soon(|| host.links().iter().all(is_own)), "{moment}: {:?}", host.links());
     for chain in ["masq_checks", "hostports", "masquerading"] {
         assert_eq!(host.rules(chain), 0, "{moment} {chain}");
     }
