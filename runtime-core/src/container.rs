@@ -11,6 +11,7 @@
 //! `state.json` in a directory of the container's own, from which [`Container::open`] makes the same object again.
 
 mod error;
+mod exec;
 mod facts;
 mod look;
 mod made;
@@ -25,7 +26,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Process, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -46,8 +47,7 @@ use crate::hooks::{self, Runner};
 use crate::listener::Listener;
 use crate::mounted::Mounted;
 use crate::plan::seccomp::Filter;
-use crate::plan::{CgroupDirectory, ExecInput, InitPlan, Input};
-use crate::sources::Joined;
+use crate::plan::{CgroupDirectory, InitPlan, Input};
 use crate::spawn::{self, Errands, Gated, Words};
 use crate::state::{Identity, Status};
 use crate::step::HookKind;
@@ -279,70 +279,6 @@ impl Container {
 
     fn hooks(&self) -> Runner<'_> {
         Runner { container: self.identity(), children: &self.children }
-    }
-
-    /// Runs one more process in the container; returns when its program has been executed.
-    pub fn exec(&self, process: &Process, stdio: Stdio, runtime: &Runtime) -> Result<Child, Error> {
-        self.exec_with(&ExecRequest { process, stdio, preserve_fds: 0, cgroup: None }, runtime)
-    }
-
-    /// Likewise, with all that can be asked for.
-    pub fn exec_with(&self, request: &ExecRequest<'_>, runtime: &Runtime) -> Result<Child, Error> {
-        let init = self.init.as_ref().ok_or(Error::Finished)?;
-        if let Some(cgroup) = request.cgroup {
-            return self.exec_in(cgroup, init, request, runtime);
-        }
-        match self.exec_in(&self.cgroup, init, request, runtime) {
-            // A container with a systemd or docker of its own divides its cgroup, which then takes no process itself.
-            Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))) => match self.cgroup.home_of(init.pid)? {
-                Some(home) => self.exec_in(&home, init, request, runtime),
-                None => Err(Error::Spawn(spawn::Error::Clone(Errno::BUSY))),
-            },
-            result => result,
-        }
-    }
-
-    fn exec_in(
-        &self,
-        cgroup: &Cgroup,
-        init: &First,
-        request: &ExecRequest<'_>,
-        runtime: &Runtime,
-    ) -> Result<Child, Error> {
-        let ExecRequest { process, stdio, preserve_fds, .. } = request;
-        let seccomp = match &self.seccomp {
-            Some(seccomp) => Some(seccomp.clone()),
-            None => compile_seccomp(&self.spec, runtime)?,
-        };
-        let mut plan = InitPlan::compile_exec(&ExecInput {
-            process,
-            spec: &self.spec,
-            id: &self.id,
-            host: &runtime.host,
-            terminal: stdio.is_terminal(),
-            no_new_keyring: self.no_new_keyring,
-            seccomp: seccomp.as_ref().map(|seccomp| seccomp.filter.clone()),
-            home: None,
-            preserve_fds: *preserve_fds,
-        })?;
-        let root = init.root();
-        let joined = Joined { pidfd: init.pidfd.as_fd(), root: root.as_ref().map(AsFd::as_fd) };
-        let sources = spawn::open_sources(&plan, Some(&joined), &runtime.children)?;
-        if let Some(root) = root {
-            passwd::set_home(&mut plan.program.env, root.as_fd(), process.user().uid());
-        }
-        let errands = Errands {
-            container: self.identity(),
-            status: Status::Running,
-            listener: seccomp.as_ref().and_then(|seccomp| seccomp.listener.as_ref()),
-            hooks: None,
-        };
-        let mut attachment = cgroup.attachment()?;
-        if let Some(group) = resctrl::Group::of(&self.spec, &self.id)? {
-            attachment.tasks.extend(group.tasks()?);
-        }
-        let (child, _) = spawn::spawn(plan, sources, &attachment, stdio.files(), &runtime.children, errands)?;
-        Ok(child)
     }
 
     /// Sends a signal to the container's first process.
