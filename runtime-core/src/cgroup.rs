@@ -156,8 +156,8 @@ impl Cgroup {
         Ok(Some(Cgroup { path, groups: Groups::V2(group.child(&below)?) }))
     }
 
-    /// This cgroup with another one below it in its place: on v2 at a path; on v1 a hierarchy, by the name of a controller,
-    /// has one each, and those that are not named stay. None of it is made here.
+    /// This cgroup with another one below it in its place: at a path; on v1 a hierarchy, by the name of a controller, may
+    /// have one each, and those that are not named stay. None of it is made here.
     pub fn below(&self, paths: &[(Option<&str>, &str)]) -> Result<Cgroup, Error> {
         let refused = |path: &str| Error::BadSubPath { path: path.to_owned() };
         let relative = |path: &str| {
@@ -167,9 +167,8 @@ impl Cgroup {
         };
         let groups = match (&self.groups, paths) {
             (Groups::V1(groups), paths) => {
-                let named = |(controller, path): &(Option<&str>, &str)| {
-                    Ok((controller.ok_or_else(|| refused(path))?.to_owned(), relative(path)?))
-                };
+                let named =
+                    |(controller, path): &(Option<&str>, &str)| Ok((controller.map(str::to_owned), relative(path)?));
                 Groups::V1(groups.below(&paths.iter().map(named).collect::<Result<Vec<_>, Error>>()?)?)
             }
             (Groups::V2(group), [(None, path)]) => Groups::V2(group.child(&relative(path)?)?),

@@ -159,6 +159,13 @@ fn an_exec_goes_into_a_cgroup_below(stage: &Stage) -> Result<()> {
     let outside = if is_v1 { "pids:.." } else { ".." };
     let outcome = stage.run(&["exec", "--cgroup", outside, id, "true"])?;
     ensure!(outcome.stderr.contains("bad sub cgroup path: .."), "{outcome}");
+    if is_v1 {
+        for (bad, words) in [("nonsense", "error adding pid to cgroups"), ("fly:/", "unknown controller fly")] {
+            let outcome = stage.run(&["exec", "--cgroup", bad, id, "true"])?;
+            ensure!(outcome.code != 0 && outcome.stderr.contains(words), "{bad}: {outcome}");
+        }
+    }
+    stage.run(&["exec", "--cgroup", "/", id, "true"])?.success()?;
     for bad in ["pids:../..", "pids:nonsense", "fly:sub", "a:b:c", ",:x"] {
         let outcome = stage.run(&["exec", "--cgroup", bad, id, "true"])?;
         ensure!(outcome.code != 0, "{bad}: {outcome}");

@@ -99,6 +99,21 @@ pub enum Error {
         /// From the hierarchy's root.
         path: String,
     },
+    /// `exec --cgroup` names a hierarchy that is not there.
+    #[error("unknown controller {name}")]
+    UnknownController {
+        /// As it was given.
+        name: String,
+    },
+    /// `exec --cgroup` names one that cannot be opened.
+    #[error("error adding pid to cgroups: open sub cgroup {path}")]
+    SubCgroup {
+        /// From the container's.
+        path: String,
+        /// Why.
+        #[source]
+        source: Errno,
+    },
     /// `exec --cgroup` names none below the container's.
     #[error("bad sub cgroup path: {path}")]
     BadSubPath {
@@ -282,6 +297,7 @@ impl Error {
             Self::BelowUsage { .. } | Self::Busy { .. } | Self::Frozen { .. } => ErrorKind::FailedPrecondition,
             Self::BadPath { .. }
             | Self::BadSubPath { .. }
+            | Self::UnknownController { .. }
             | Self::BadUnit { .. }
             | Self::OutOfRange { .. }
             | Self::Swap { .. }

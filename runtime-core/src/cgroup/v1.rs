@@ -73,14 +73,16 @@ impl Groups {
         Ok((!groups.is_empty()).then(|| Groups { groups, name: path.name().to_owned() }))
     }
 
-    /// The same, with cgroups below in the place of the hierarchies that are named.
-    pub(super) fn below(&self, paths: &[(String, String)]) -> Result<Groups, Error> {
-        if let Some((_, path)) = paths.iter().find(|(name, _)| !self.groups.iter().any(|group| group.is(name))) {
-            return Err(Error::BadSubPath { path: path.clone() });
+    /// The same, with cgroups below in the place of the hierarchies that are named, or of all.
+    pub(super) fn below(&self, paths: &[(Option<String>, String)]) -> Result<Groups, Error> {
+        let is_unknown = |name: &&String| !self.groups.iter().any(|group| group.is(name));
+        if let Some(name) = paths.iter().filter_map(|(name, _)| name.as_ref()).find(is_unknown) {
+            return Err(Error::UnknownController { name: name.clone() });
         }
         let reopen = |group: &Group| {
-            let path = paths.iter().find(|(name, _)| group.is(name)).map_or(".", |(_, path)| path);
-            let error = |source| Error::Directory { act: "open", path: path.to_owned(), source };
+            let own = paths.iter().find(|(name, _)| name.as_ref().is_none_or(|name| group.is(name)));
+            let path = own.map_or(".", |(_, path)| path);
+            let error = |source| Error::SubCgroup { path: path.to_owned(), source };
             Ok(Group { controllers: group.controllers.clone(), dir: group.dir.below(path).map_err(error)? })
         };
         let groups = self.groups.iter().map(reopen).collect::<Result<Vec<_>, Error>>()?;
