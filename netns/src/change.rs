@@ -7,6 +7,8 @@ mod message;
 use std::fmt;
 use std::net::IpAddr;
 
+use rustix::io::Errno;
+
 use crate::cni::cidr::Cidr;
 use crate::cni::result::Route;
 use crate::netlink::{Refused, Via};
@@ -188,10 +190,13 @@ impl Change {
     }
 }
 
-/// Which rules go: those whose comment begins so, and chains of others' with what leads to them.
+/// How often rules are looked for again that somebody else took away before we could.
+const MEANWHILE: usize = 5;
+
+/// Which rules go: those whose comment is so, or goes on behind a comma, and chains of others' with what leads to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Forget {
-    /// Family, table and the beginning of the comment.
+    /// Family, table and comment.
     pub(crate) comments: Vec<(u8, &'static str, String)>,
     /// Family, table and chain.
     pub(crate) chains: Vec<(u8, &'static str, String)>,
@@ -206,11 +211,24 @@ impl Forget {
         done
     }
 
-    /// Finds what is to go and takes it away in one transaction.
+    /// Finds what is to go and takes it away in one transaction; again, if somebody else took some of it meanwhile.
     pub(crate) fn apply(&self, nft: &mut Nft) -> Result<(), Refused> {
+        for _ in 0..MEANWHILE {
+            match self.try_apply(nft) {
+                Err(Refused { errno: Errno::NOENT, .. }) => {}
+                done => return done,
+            }
+        }
+        self.try_apply(nft)
+    }
+
+    fn try_apply(&self, nft: &mut Nft) -> Result<(), Refused> {
         let mut batch = Batch::default();
         for (family, table, comment) in &self.comments {
-            let its = |rule: &Rule| !comment.is_empty() && rule.comment.starts_with(comment);
+            // The id of one container may begin with that of another.
+            let ends = |rest: &str| rest.is_empty() || rest.starts_with(',');
+            let its =
+                |rule: &Rule| !comment.is_empty() && rule.comment.strip_prefix(comment.as_str()).is_some_and(ends);
             for rule in nft.rules(*family, table)?.into_iter().filter(its) {
                 batch.delete_rule(*family, table, &rule.chain, Some(rule.handle));
             }

@@ -201,7 +201,8 @@ fn portmap(host: &Host) {
     let server = pod.serve(80);
     assert!(pod.reaches("10.7.0.1:8080"), "by itself");
     server.join().unwrap();
-    let other = host.pod("other");
+    // Whose id begins with the other one's.
+    let other = host.pod("pod2");
     let mapping = json!({"portMappings":[{"hostPort":8081,"containerPort":81,"protocol":"udp","hostIP":"192.0.2.1"}]});
     host.engine.add(&list, &other.attachment(mapping)).unwrap();
     assert_eq!(host.rules("hostports"), 3);
