@@ -76,13 +76,20 @@ pub fn measure(containerd: &Containerd, blocks: usize, random: &mut Random, repo
             report.note(programs(&places, *contender, chain)?);
         }
     }
-    report.note("Without firewall: \"Go, nftables\", as the Go firewall knows iptables alone.".to_owned());
+    if has_firewall() {
+        report.note("Without firewall: \"Go, nftables\", as the Go firewall knows iptables alone.".to_owned());
+    }
     report.note(
         "Times of sixteen at once are those until the last is done. When Berth has answered a DEL, the pod's veth pair is \
          down and no port of the bridge any more, and its address is free; the kernel then needs a while to delete it."
             .to_owned(),
     );
     Ok(())
+}
+
+/// Whether ours is there to be compared.
+fn has_firewall() -> bool {
+    netns::plugin::native("firewall").is_some()
 }
 
 impl Contender {
@@ -113,7 +120,10 @@ impl Chain {
     fn title(self) -> String {
         match self {
             Self::Bridge => "Pod networks: bridge and host-local".to_owned(),
-            Self::Full => "Pod networks: bridge with ipMasq and host-local, portmap, firewall".to_owned(),
+            Self::Full => {
+                let firewall = if has_firewall() { ", firewall" } else { "" };
+                format!("Pod networks: bridge with ipMasq and host-local, portmap{firewall}")
+            }
         }
     }
 
@@ -130,7 +140,8 @@ impl Chain {
             portmap["backend"] = backend.into();
         }
         // The Go firewall knows iptables alone.
-        let firewall = (contender != Contender::Go("nftables")).then(|| json!({"type":"firewall"}));
+        let firewall = has_firewall() && contender != Contender::Go("nftables");
+        let firewall = firewall.then(|| json!({"type":"firewall"}));
         [bridge, portmap].into_iter().chain(firewall).collect()
     }
 }
