@@ -41,7 +41,7 @@ impl Exits {
         let exits = self.clone();
         tokio::spawn(async move {
             let exit = exits.ended(&child).await;
-            exits.tell(&record.id, &id, &exec.process, exit);
+            exits.tell(&record.id, &id, &exec.process, exit).await;
             drop(running);
         });
     }
@@ -116,11 +116,15 @@ impl Exits {
             }
         }
         record.execs_ended().await;
-        self.tell(&record.id, &record.id, &record.init, exit);
+        self.tell(&record.id, &record.id, &record.init, exit).await;
     }
 
-    /// The event first: who is woken by the state may ask for the next one.
-    fn tell(&self, container_id: &str, id: &str, process: &Process, exit: Exit) {
+    /// What it said comes before the news of its end: whoever hears that stops listening. Then the event: who is woken
+    /// by the state may ask for the next one.
+    async fn tell(&self, container_id: &str, id: &str, process: &Process, exit: Exit) {
+        if let Some(io) = process.io() {
+            io.taken().await;
+        }
         let event = TaskExit {
             container_id: container_id.to_owned(),
             id: id.to_owned(),

@@ -9,12 +9,13 @@
 //!
 //! An output ends, and its fifo with it, when the last process of the container closed its end. When something keeps
 //! it open after the process ended, [`Io::drained`] waits on and [`Io::close`] ends it: how long to wait between is the
-//! caller's to say.
+//! caller's to say. That a process has ended is told when [`Io::taken`] says so.
 
 mod copy;
 mod error;
 mod fifo;
 mod logger;
+mod output;
 mod sys;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ use tokio::task::AbortHandle;
 use copy::{Copy, Sink, Source};
 pub use error::Error;
 use logger::Logger;
+use output::{Counts, Output, Phase};
 use uri::Route;
 
 /// A container's output pipe holds so much, as splice leaves a small write in a slot of its own and the fifo's sixteen
@@ -69,10 +71,8 @@ pub struct Config {
 
 /// One process's stdio, as long as the process is known to containerd. Dropped, everything it holds is released.
 pub struct Io {
-    /// True: outputs hand on what is there already and end.
-    stop: watch::Sender<bool>,
-    /// How many outputs have not ended.
-    outputs: watch::Sender<usize>,
+    phase: watch::Sender<Phase>,
+    outputs: watch::Sender<Counts>,
     stdin: Mutex<Stdin>,
     console: Mutex<Console>,
     logger: Option<Logger>,
@@ -105,22 +105,6 @@ struct Waiting {
     size: Option<Winsize>,
 }
 
-/// An output that has not ended.
-struct Output(watch::Sender<usize>);
-
-impl Output {
-    fn new(outputs: &watch::Sender<usize>) -> Self {
-        outputs.send_modify(|open| *open += 1);
-        Self(outputs.clone())
-    }
-}
-
-impl Drop for Output {
-    fn drop(&mut self) {
-        self.0.send_modify(|open| *open -= 1);
-    }
-}
-
 /// Where the two outputs go.
 enum Outputs {
     Copied { stdout: Option<Sink>, stderr: Option<Sink> },
@@ -135,8 +119,8 @@ impl Io {
         let input = uri::path(&config.stdin)?.map(fifo::Input::find).transpose()?;
         let (logger, outputs) = open_outputs(route, config).await?;
         let io = Self {
-            stop: watch::Sender::new(false),
-            outputs: watch::Sender::new(0),
+            phase: watch::Sender::new(Phase::Runs),
+            outputs: watch::Sender::default(),
             stdin: Mutex::default(),
             console: Mutex::new(Console::None),
             logger,
@@ -186,12 +170,7 @@ impl Io {
     }
 
     fn start_output(&self, source: Source, sink: Sink, output: Output) {
-        let stop = self.stop.subscribe();
-        tokio::spawn(async move {
-            Copy::new(source, sink).run_output(stop).await;
-            // The fifo is closed by now: who saw `drained` may rely on it.
-            drop(output);
-        });
+        tokio::spawn(output::run(Copy::new(source, sink), self.phase.subscribe(), output));
     }
 
     /// Opens the client's stdin and starts copying; called when the process is about to run. Not before: the client may
@@ -209,14 +188,13 @@ impl Io {
 
     /// Copies stdin until it ends. A terminal then ends too.
     fn copy_input(&self, source: Source, sink: Sink) -> AbortHandle {
-        let stop = self.stop.subscribe();
-        let hang_up = matches!(sink, Sink::Console(_)).then(|| self.stop.clone());
+        let hang_up = matches!(sink, Sink::Console(_)).then(|| self.phase.clone());
         let task = tokio::spawn(async move {
             let mut copy = Copy::new(source, sink);
-            let ended = copy.run(stop).await;
+            let ended = copy.until_end().await;
             drop(copy);
-            if let (Some(stop), Ok(())) = (hang_up, ended) {
-                stop.send_replace(true);
+            if let (Some(phase), Ok(())) = (hang_up, ended) {
+                phase.send_replace(Phase::Closed);
             }
         });
         task.abort_handle()
@@ -266,11 +244,18 @@ impl Io {
         stdin.keeper = None;
     }
 
-    /// Resolves when every output has ended: no process holds its end, all was handed on, our descriptors are closed.
-    /// A logger's pipes are no output of ours.
+    /// The process has ended. Resolves when its clients have taken what it wrote, or take nothing any more: then its
+    /// exit may be told.
+    pub async fn taken(&self) {
+        self.go_on_to(Phase::Ended);
+        self.outputs_are(|counts| counts.untaken == 0).await;
+    }
+
+    /// The client deletes the process, and nobody else will come for its output. Resolves when every output has ended:
+    /// no process holds its end, all was handed on, our descriptors are closed. A logger's pipes are no output of ours.
     pub async fn drained(&self) {
-        // The sender is ours, so this does not fail.
-        let _ = self.outputs.subscribe().wait_for(|open| *open == 0).await;
+        self.go_on_to(Phase::Deleted);
+        self.outputs_are(|counts| counts.open == 0).await;
     }
 
     /// Ends everything, whoever still holds the other ends: hands on what the pipes hold as far as it is taken without
@@ -283,8 +268,17 @@ impl Io {
         }
     }
 
+    async fn outputs_are(&self, wanted: impl Fn(Counts) -> bool) {
+        // The sender is ours, so this does not fail.
+        let _ = self.outputs.subscribe().wait_for(|counts| wanted(*counts)).await;
+    }
+
+    fn go_on_to(&self, next: Phase) {
+        self.phase.send_if_modified(|phase| std::mem::replace(phase, next.max(*phase)) != *phase);
+    }
+
     fn stop_copying(&self) {
-        self.stop.send_replace(true);
+        self.go_on_to(Phase::Closed);
         let stdin = std::mem::take(&mut *lock(&self.stdin));
         if let Some(task) = stdin.task {
             task.abort();

@@ -3,25 +3,21 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use rustix::pipe::{SpliceFlags, splice};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
-use tokio::sync::watch;
 
-use super::fifo::file_type;
+use super::fifo::{self, file_type};
 use super::sys::{self, Readable};
 
 /// At most so much moves at once: a pipe's usual size.
 const CHUNK: usize = 64 << 10;
 /// PIPE_BUF: a pipe that can be written to takes so much whole.
 const BUFFER: usize = 4096;
-/// How long a client may take to begin reading what it was handed last, and how often that is looked at.
-const TAKEN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1));
-/// After a stop at most so many chunks are still handed on: what the pipe held, but not what a survivor keeps writing.
+/// A flush hands on at most so many chunks are still handed on: what the pipe held, but not what a survivor keeps writing.
 const LAST_CHUNKS: usize = 32;
 
 /// A descriptor that bytes come from.
@@ -69,7 +65,9 @@ impl Source {
 pub enum Sink {
     /// Nobody wants them.
     Null,
-    /// A pipe or fifo.
+    /// A client's fifo, open for reading too.
+    Fifo(OwnedFd),
+    /// A pipe.
     Pipe(OwnedFd),
     /// The master of a pseudo-terminal.
     Console(Arc<AsyncFd<OwnedFd>>),
@@ -78,10 +76,10 @@ pub enum Sink {
 }
 
 impl Sink {
-    /// Takes a pipe, fifo or file that was opened non-blocking.
+    /// Takes a fifo or file that was opened non-blocking.
     pub fn new(fd: OwnedFd) -> Result<Self, Errno> {
         Ok(match file_type(&fd)? {
-            FileType::Fifo => Self::Pipe(fd),
+            FileType::Fifo => Self::Fifo(fd),
             _ => Self::File(fd),
         })
     }
@@ -89,7 +87,7 @@ impl Sink {
     fn write(&self, bytes: &[u8]) -> Result<usize, Errno> {
         match self {
             Self::Null => Ok(bytes.len()),
-            Self::Pipe(fd) => rustix::io::write(fd, bytes),
+            Self::Fifo(fd) | Self::Pipe(fd) => rustix::io::write(fd, bytes),
             Self::Console(fd) => rustix::io::write(fd.get_ref(), bytes),
             Self::File(fd) => match rustix::io::write(fd, bytes) {
                 Err(Errno::AGAIN) => Err(Errno::AGAIN),
@@ -115,7 +113,7 @@ impl Sink {
                 }
                 Ok(())
             }
-            Self::Pipe(fd) | Self::File(fd) => sys::writable(fd.as_fd()).await,
+            Self::Fifo(fd) | Self::Pipe(fd) | Self::File(fd) => sys::writable(fd.as_fd()).await,
         }
     }
 }
@@ -123,7 +121,8 @@ impl Sink {
 /// How one attempt to move bytes went.
 #[derive(Debug, PartialEq, Eq)]
 enum Moved {
-    Some,
+    /// So many bytes reached the sink.
+    Some(usize),
     /// The source has nothing yet.
     Empty,
     /// The sink has no room.
@@ -138,61 +137,24 @@ pub struct Copy {
     sink: Sink,
     /// Read but not yet written.
     pending: Vec<u8>,
+    /// How many bytes the sink got.
+    moved: u64,
+    /// There is no more to read.
+    ended: bool,
 }
 
 impl Copy {
     pub fn new(source: Source, sink: Sink) -> Self {
-        Self { source, sink, pending: Vec::new() }
+        Self { source, sink, pending: Vec::new(), moved: 0, ended: false }
     }
 
-    /// Copies until the source ends, an end fails, or `stop` becomes true; then what is there already is still handed
-    /// on as far as the sink takes it.
-    pub async fn run(&mut self, mut stop: watch::Receiver<bool>) -> std::io::Result<()> {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|stop| *stop) => {}
-            ended = self.until_end() => return ended,
-        }
-        for _ in 0..LAST_CHUNKS {
-            if self.attempt()? != Moved::Some {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies until the source ends, whatever becomes of the sink: a container never stalls, or dies of SIGPIPE,
-    /// because its log reader did.
-    pub async fn run_output(mut self, stop: watch::Receiver<bool>) {
-        if self.run(stop.clone()).await.is_err() && !matches!(self.sink, Sink::Null) {
-            self.sink = Sink::Null;
-            let _ = self.run(stop.clone()).await;
-        }
-        self.taken(stop).await;
-    }
-
-    /// Waits, not for long, until the client has read what its fifo holds. containerd's client gives up a fifo whose
-    /// opening it has not noticed yet when the process is deleted (containerd/fifo, `Close` before `opened`), and with
-    /// it what was written: after a process of a millisecond, on a busy machine, that is not rare.
-    async fn taken(&self, mut stop: watch::Receiver<bool>) {
-        let Sink::Pipe(fifo) = &self.sink else { return };
-        let read = async {
-            while rustix::io::ioctl_fionread(fifo).is_ok_and(|unread| unread > 0) {
-                tokio::time::sleep(TAKEN.1).await;
-            }
-        };
-        tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => {}
-            _ = tokio::time::timeout(TAKEN.0, read) => {}
-        }
-    }
-
-    async fn until_end(&mut self) -> std::io::Result<()> {
+    /// Copies until the source ends or an end fails. May be dropped at any moment and called again.
+    pub async fn until_end(&mut self) -> std::io::Result<()> {
         loop {
             // Readiness is taken before the attempt, so that what arrives meanwhile is not cleared with it.
             let ready = self.source.readable().await?;
             match attempt(&self.source, &self.sink, &mut self.pending)? {
-                Moved::Some => {}
+                Moved::Some(count) => self.moved += count as u64,
                 Moved::Empty => ready.into_iter().for_each(|mut ready| ready.clear_ready()),
                 Moved::Full => self.sink.writable().await?,
                 Moved::All => return Ok(()),
@@ -201,14 +163,77 @@ impl Copy {
         }
     }
 
-    fn attempt(&mut self) -> Result<Moved, Errno> {
-        attempt(&self.source, &self.sink, &mut self.pending)
+    /// The same, whatever becomes of the sink: a container never stalls, or dies of SIGPIPE, because its log reader did.
+    pub async fn drain(&mut self) {
+        while !self.ended {
+            match self.until_end().await {
+                Err(_) if !matches!(self.sink, Sink::Null) => self.sink = Sink::Null,
+                Ok(()) | Err(_) => self.ended = true,
+            }
+        }
+    }
+
+    /// Hands on what is there already, as far as the sink takes it without waiting.
+    pub fn flush(&mut self) {
+        for _ in 0..LAST_CHUNKS {
+            match attempt(&self.source, &self.sink, &mut self.pending) {
+                Ok(Moved::Some(count)) => self.moved += count as u64,
+                _ => return,
+            }
+        }
+    }
+
+    /// Whether [`Copy::drain`] has come to the end.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether it comes from a terminal.
+    pub fn is_from_console(&self) -> bool {
+        matches!(self.source, Source::Console(_))
+    }
+
+    /// How many bytes were written to the source so far, moved or not.
+    pub fn written(&self) -> u64 {
+        let waiting = rustix::io::ioctl_fionread(self.source.fd()).unwrap_or(0);
+        self.moved + self.pending.len() as u64 + waiting
+    }
+
+    /// How many bytes the client has read so far; what has no client is read when it is moved.
+    pub fn taken(&self) -> u64 {
+        self.moved.saturating_sub(self.unread())
+    }
+
+    fn unread(&self) -> u64 {
+        match &self.sink {
+            Sink::Fifo(fd) | Sink::Pipe(fd) => rustix::io::ioctl_fionread(fd).unwrap_or(0),
+            Sink::Null | Sink::Console(_) | Sink::File(_) => 0,
+        }
+    }
+
+    /// Whether somebody is there to take it.
+    pub fn has_reader(&mut self) -> bool {
+        match &mut self.sink {
+            Sink::Fifo(fd) => fifo::has_reader(fd).unwrap_or(true),
+            _ => true,
+        }
+    }
+
+    /// Resolves when what the client has not read will be kept without us: a fifo that nobody has open keeps nothing,
+    /// and a containerd that is away may come back for it.
+    pub async fn kept(&mut self) {
+        if self.unread() == 0 || self.has_reader() {
+            return;
+        }
+        if let Sink::Fifo(fd) = &mut self.sink {
+            let _ = fifo::next_reader(fd).await;
+        }
     }
 }
 
 fn attempt(source: &Source, sink: &Sink, pending: &mut Vec<u8>) -> Result<Moved, Errno> {
     match (source, sink) {
-        (Source::Pipe(from), Sink::Pipe(to)) => splice_once(from.get_ref().as_fd(), to.as_fd()),
+        (Source::Pipe(from), Sink::Fifo(to) | Sink::Pipe(to)) => splice_once(from.get_ref().as_fd(), to.as_fd()),
         _ => read_and_write(source, sink, pending),
     }
 }
@@ -216,7 +241,8 @@ fn attempt(source: &Source, sink: &Sink, pending: &mut Vec<u8>) -> Result<Moved,
 fn splice_once(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<Moved, Errno> {
     match splice(from, None, to, None, CHUNK, SpliceFlags::NONBLOCK | SpliceFlags::MOVE) {
         Ok(0) => Ok(Moved::All),
-        Ok(_) | Err(Errno::INTR) => Ok(Moved::Some),
+        Ok(count) => Ok(Moved::Some(count)),
+        Err(Errno::INTR) => Ok(Moved::Some(0)),
         // EAGAIN does not say which of the two is not ready.
         Err(Errno::AGAIN) => Ok(match sys::readable(from)? {
             Readable::Data => Moved::Full,
@@ -232,9 +258,9 @@ fn read_and_write(source: &Source, sink: &Sink, pending: &mut Vec<u8>) -> Result
         return match sink.write(pending) {
             Ok(written) => {
                 pending.drain(..written);
-                Ok(Moved::Some)
+                Ok(Moved::Some(written))
             }
-            Err(Errno::INTR) => Ok(Moved::Some),
+            Err(Errno::INTR) => Ok(Moved::Some(0)),
             Err(Errno::AGAIN) => Ok(Moved::Full),
             Err(error) => Err(error),
         };
@@ -243,7 +269,7 @@ fn read_and_write(source: &Source, sink: &Sink, pending: &mut Vec<u8>) -> Result
     let read = match rustix::io::read(source.fd(), &mut buffer) {
         Ok(0) => return Ok(Moved::All),
         Ok(read) => read,
-        Err(Errno::INTR) => return Ok(Moved::Some),
+        Err(Errno::INTR) => return Ok(Moved::Some(0)),
         Err(Errno::AGAIN) => return Ok(Moved::Empty),
         // The last process closed the terminal. pty(7)
         Err(Errno::IO) if matches!(source, Source::Console(_)) => return Ok(Moved::All),
@@ -252,7 +278,7 @@ fn read_and_write(source: &Source, sink: &Sink, pending: &mut Vec<u8>) -> Result
     match sink.write(&buffer[..read]) {
         Ok(written) => {
             *pending = buffer[written..read].to_vec();
-            Ok(Moved::Some)
+            Ok(Moved::Some(written))
         }
         Err(Errno::AGAIN | Errno::INTR) => {
             *pending = buffer[..read].to_vec();

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -45,21 +46,32 @@ fn reopen(fd: &OwnedFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())
 }
 
-/// Opens a fifo for writing on a thread that blocks until it has a reader.
+/// Whether anybody but us has a fifo open for reading. It is opened anew for that, as it is a reader itself.
+pub fn has_reader(fifo: &mut OwnedFd) -> Result<bool, Errno> {
+    *fifo = reopen(fifo, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
+    let mut polled = [PollFd::new(fifo, PollFlags::OUT)];
+    poll(&mut polled, Some(&Timespec::default()))?;
+    let read = !polled[0].revents().contains(PollFlags::ERR);
+    *fifo = reopen(fifo, OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
+    Ok(read)
+}
+
+/// Waits until somebody opens a fifo of ours for reading. Meanwhile we only write to it.
+pub async fn next_reader(fifo: &mut OwnedFd) -> Result<(), Errno> {
+    *fifo = reopen(fifo, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC)?;
+    let anchor = reopen(fifo, OFlags::PATH | OFlags::CLOEXEC)?;
+    Opening::begin(anchor)?.opened().await.map(drop)
+}
+
+/// Opens a fifo for writing when it has a reader.
 async fn wait_for_reader(path: &Path, patience: Duration) -> Result<OwnedFd, Error> {
     let anchor = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| open_error(path, e))?;
     if file_type(&anchor).map_err(|e| open_error(path, e))? != FileType::Fifo {
         return Err(open_error(path, Errno::NXIO)); // a socket, say
     }
-    let thread_anchor = anchor.try_clone().map_err(|source| Error::Open { path: path.to_owned(), source })?;
-    let thread = spawn_blocking(move || reopen(&thread_anchor, OFlags::WRONLY | OFlags::CLOEXEC));
-    let mut opening = Opening { anchor: Some(anchor), thread: Some(thread) };
-    let Some(thread) = opening.thread.as_mut() else { return Err(open_error(path, Errno::NXIO)) };
-    match tokio::time::timeout(patience, thread).await {
-        Ok(opened) => {
-            opening.thread = None;
-            opened.unwrap_or(Err(Errno::CANCELED)).map_err(|source| open_error(path, source))
-        }
+    let opening = Opening::begin(anchor).map_err(|e| open_error(path, e))?;
+    match tokio::time::timeout(patience, opening.opened()).await {
+        Ok(opened) => opened.map_err(|source| open_error(path, source)),
         Err(_) => Err(Error::NoReader { path: path.to_owned() }),
     }
 }
@@ -68,6 +80,21 @@ async fn wait_for_reader(path: &Path, patience: Duration) -> Result<OwnedFd, Err
 struct Opening {
     anchor: Option<OwnedFd>,
     thread: Option<JoinHandle<Result<OwnedFd, Errno>>>,
+}
+
+impl Opening {
+    fn begin(anchor: OwnedFd) -> Result<Self, Errno> {
+        let theirs = rustix::io::fcntl_dupfd_cloexec(&anchor, 0)?;
+        let thread = spawn_blocking(move || reopen(&theirs, OFlags::WRONLY | OFlags::CLOEXEC));
+        Ok(Self { anchor: Some(anchor), thread: Some(thread) })
+    }
+
+    async fn opened(mut self) -> Result<OwnedFd, Errno> {
+        let Some(thread) = &mut self.thread else { return Err(Errno::CANCELED) };
+        let opened = thread.await;
+        self.thread = None;
+        opened.unwrap_or(Err(Errno::CANCELED))
+    }
 }
 
 impl Drop for Opening {

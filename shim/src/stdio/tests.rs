@@ -1,6 +1,7 @@
 //! Real fifos, pipes, terminals and loggers; no root needed.
 
 mod logger;
+mod output;
 mod terminal;
 
 use std::fs::File;
