@@ -4,7 +4,7 @@ mod idmap;
 mod overlay;
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
@@ -13,7 +13,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 use crate::children::Children;
 use crate::errno::text;
 use crate::step::{Filesystem, Namespace, Source};
-use crate::userns;
+use crate::{sys, userns};
 use idmap::UserNamespaces;
 pub(crate) use idmap::apply as idmap;
 
@@ -92,6 +92,15 @@ fn filesystem(filesystem: &Filesystem) -> Result<OwnedFd, Errno> {
     if overlay::is_long(filesystem) { overlay::make(filesystem) } else { make_filesystem(filesystem) }
 }
 
+/// `/dev/null` for a process's stdio. It is open on a read-only mount, which keeps nobody from writing to a device: root
+/// in a container may change the owner and the mode of what it has open, and this is the host's.
+pub fn null() -> Result<OwnedFd, Errno> {
+    let tree = open_tree(c"/dev/null", false)?;
+    let attributes = sys::MountAttr { set: libc::MOUNT_ATTR_RDONLY, ..sys::MountAttr::default() };
+    sys::mount_setattr(tree.as_fd(), 0, attributes)?;
+    rustix::fs::open(format!("/proc/self/fd/{}", tree.as_raw_fd()), OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
 fn open_tree(path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     if recursive {
@@ -103,7 +112,7 @@ fn open_tree(path: &CStr, recursive: bool) -> Result<OwnedFd, Errno> {
 /// A namespace file that is not of its kind answers EINVAL, as setns(2) would, but before anything was made.
 fn open_namespace(path: &CStr, kind: Namespace) -> Result<OwnedFd, Errno> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
-    if crate::sys::namespace_type(file.as_fd()) == Ok(kind.flag()) { Ok(file) } else { Err(Errno::INVAL) }
+    if sys::namespace_type(file.as_fd()) == Ok(kind.flag()) { Ok(file) } else { Err(Errno::INVAL) }
 }
 
 /// Makes a file system, detached. Called by the parent for a root file system and by the child for everything else: it

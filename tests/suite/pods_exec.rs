@@ -40,7 +40,7 @@ fn exec_sync_tells_output_and_exit_code(k: &Kubelet<'_>) -> Result<()> {
         "kill -KILL $$",
         "sh -c 'kill -SEGV $$'",
         "grep -E '^(Sig(Blk|Ign)|Cap|NoNewPrivs|Seccomp:|Umask)' /proc/self/status; cat /proc/self/oom_score_adj",
-        "ls /proc/self/fd | wc -l; readlink /proc/self/fd/0; cut -d: -f2- /proc/self/cgroup; env | sort",
+        "ls /proc/self/fd | wc -l; stat -Lc %t:%T /proc/self/fd/0; cut -d: -f2- /proc/self/cgroup; env | sort",
         "cut -d' ' -f7 /proc/$$/stat; [ $(cut -d' ' -f6 /proc/$$/stat) = $$ ] && echo leads its session",
     ] {
         k.see(script, format!("{:?}", k.cri.sh(&one, script)?));

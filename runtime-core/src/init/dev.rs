@@ -38,12 +38,13 @@ impl<'a> Init<'a> {
         let kind = FileType::from_raw_mode(device.mode);
         let mode = Mode::from_raw_mode(device.mode & 0o7777);
         let number = rustix::fs::makedev(device.major, device.minor);
-        match mknodat(parent, name.as_c_str(), kind, mode, number) {
+        let made = match mknodat(parent, name.as_c_str(), kind, mode, number) {
             // Just made, root's, and for everybody: there is nothing to give to anybody.
             Ok(()) if (device.uid, device.gid) == (0, 0) && device.mode & 0o666 == 0o666 => return Ok(()),
-            Ok(()) | Err(Errno::EXIST) => {}
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(errno) => return Err(errno),
-        }
+        };
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let node = rustix::fs::openat(parent, name.as_c_str(), flags, Mode::empty())?;
         let stat = status(node.as_fd())?;
@@ -51,7 +52,8 @@ impl<'a> Init<'a> {
         if FileType::from_raw_mode(stat.st_mode) != kind || (numbered && stat.st_rdev != number) {
             return Err(Errno::EXIST);
         }
-        if (stat.st_uid, stat.st_gid) == (device.uid, device.gid) {
+        // One that is bound from the host is the host's.
+        if !made || (stat.st_uid, stat.st_gid) == (device.uid, device.gid) {
             return Ok(());
         }
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));

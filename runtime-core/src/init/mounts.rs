@@ -172,7 +172,9 @@ impl Init<'_> {
             if self.null_attached {
                 return attach(clone_mount(null)?.as_fd(), target.as_fd());
             }
-            change(null, 0, Attributes { set: NOSUID, clear: 0 }, libc::MS_PRIVATE)?;
+            // Read-only, or root in the container could give the host's device another owner or mode. Who may write to
+            // a device asks its mode alone.
+            change(null, 0, Attributes { set: NOSUID | RDONLY, clear: 0 }, libc::MS_PRIVATE)?;
             attach(null, target.as_fd())?;
             // A detached mount of another namespace cannot be copied; one that is attached here can.
             self.null_attached = true;

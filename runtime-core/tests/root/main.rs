@@ -22,6 +22,7 @@ mod limits;
 mod listener;
 mod mounts;
 mod namespaces;
+mod null;
 mod outgrown;
 mod probe;
 mod propagation;
@@ -95,6 +96,7 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     hunt::TESTS,
     attacks::TESTS,
+    null::TESTS,
     races::TESTS,
     outgrown::TESTS,
 ];

@@ -1,10 +1,10 @@
 //! Opening what the client named: fifos, without ever blocking the reactor, and files.
 
-use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use runtime_core::sources;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fstat, open};
 use rustix::io::Errno;
@@ -168,6 +168,10 @@ pub fn create_file(path: &Path) -> Result<(), Error> {
 /// /dev/null, for a stream that nobody wants.
 pub fn null() -> Result<OwnedFd, Error> {
     let path = Path::new("/dev/null");
-    let file = File::options().read(true).write(true).open(path);
-    file.map(OwnedFd::from).map_err(|source| Error::Open { path: path.to_owned(), source })
+    match sources::null() {
+        // Who may not mount may not give it away either.
+        Err(Errno::PERM) => open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()),
+        opened => opened,
+    }
+    .map_err(|source| open_error(path, source))
 }
