@@ -18,8 +18,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// containerd gives Shutdown three seconds.
 const FLUSH: Duration = Duration::from_secs(3);
-/// Compiled seccomp profiles, for all servers of the host.
-const SECCOMP_CACHE: &str = "/run/berth/seccomp";
+/// Compiled seccomp profiles, for all servers and commands of the host. Beside it are the containers of `berth`, and the
+/// name is one that no container can have.
+pub const SECCOMP_CACHE: &str = "/run/berth/@seccomp";
 /// Blocking work wants few pages and no idle threads: a server may wait for months.
 const IDLE_THREAD: Duration = Duration::from_millis(500);
 const STACK: usize = 512 << 10;

@@ -15,6 +15,7 @@ use super::Error;
 use super::flags::{Flag, Given, switch, value};
 use super::log::{Format, Log};
 use crate::seal as sealed;
+use crate::serve::SECCOMP_CACHE;
 
 pub const FLAGS: &[Flag] = &[
     value("root", None, "DIR", "where the state of containers is, on a tmpfs (/run/berth, or $XDG_RUNTIME_DIR/berth)"),
@@ -29,8 +30,6 @@ pub const FLAGS: &[Flag] = &[
 
 /// The directory of a host's containers.
 const ROOT: &str = "/run/berth";
-/// Compiled seccomp profiles, which shims share.
-const SECCOMP_CACHE: &str = "/run/berth/seccomp";
 
 /// What holds for every command.
 #[derive(Debug)]
@@ -177,6 +176,13 @@ mod tests {
             assert!(matches!(berth(root), Err(Error::Usage(_))), "{root:?}");
         }
         assert_eq!(berth("/run/./x/../berth/").unwrap().root, Path::new("/run/berth"));
+    }
+
+    #[test]
+    fn no_container_is_in_the_place_of_the_seccomp_cache() {
+        let berth = berth(ROOT).unwrap();
+        let name = Path::new(SECCOMP_CACHE).strip_prefix(ROOT).unwrap().to_str().unwrap();
+        assert!(matches!(berth.directory(name), Err(Error::BadId)), "{name}");
     }
 
     #[test]
