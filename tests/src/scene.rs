@@ -341,6 +341,8 @@ pub const SLEEP: &str = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do s
 /// Waits until [`SLEEP`] has set its traps: before, init ignores the signals.
 pub fn until_it_traps(pid: u32) -> Result<()> {
     let traps = || {
+        // An init of runc's is a Go program before it is the container's, and that catches every signal.
+        fs::read_link(format!("/proc/{pid}/exe")).ok().filter(|exe| exe.ends_with("busybox"))?;
         let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
         let caught = u64::from_str_radix(caught.trim(), 16).ok()?;

@@ -46,6 +46,7 @@ fn kill_all_reaches_every_process(scene: &Scene<'_>) -> Result<()> {
     scene.ctr(&["task", "exec", "-d", "--exec-id", "e", &id, "sh", "-c", stubborn])?.success()?;
     scene.see("kill -a", scene.ctr(&["task", "kill", "-a", "-s", "KILL", &id])?);
     scene.wait_for_status("a", "STOPPED")?;
+    scene.see("kill -a of a stopped task", scene.ctr(&["task", "kill", "-a", "-s", "KILL", &id])?.code);
     scene.see("delete", scene.ctr(&["task", "delete", &id])?);
     scene.ctr(&["container", "delete", &id])?.success()?;
     let id = scene.sleeper(&[], "b")?;
