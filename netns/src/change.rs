@@ -6,12 +6,15 @@ mod message;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use rustix::io::Errno;
 
 use crate::cni::cidr::Cidr;
+use crate::cni::fault::Fault;
 use crate::cni::result::Route;
-use crate::netlink::{Refused, Via};
+use crate::iptables::{self, Edit, Edits};
+use crate::netlink::{Bucket, Family, Refused, Via};
 use crate::nft::{Batch, Nft, Rule};
 use crate::plugin::Call;
 
@@ -55,10 +58,18 @@ pub(crate) enum Change {
     Rule { source: IpAddr, table: u32, there: bool },
     /// Files below /proc/sys.
     Sysctls(Place, Vec<Sysctl>),
+    /// What leaves by a link of the host is held to a rate.
+    Shape { link: String, bucket: Bucket },
+    /// What comes in by a link of the host goes out by another.
+    Redirect { link: String, to: String },
+    /// A link's queue goes, of what comes in or of what goes out, if it is there.
+    Release { link: String, incoming: bool },
     /// Rules of the host's packet filter, and what takes them away.
     Rules { what: String, batch: Batch, forget: Forget },
     /// Rules of the host's packet filter go, if they are there.
     Forget(Forget),
+    /// Rules of the host's iptables, and what takes them away.
+    Tables { what: &'static str, edits: Edits, forget: Edits },
 }
 
 /// A link that is to be made.
@@ -85,6 +96,8 @@ pub(crate) enum Kind {
     Bridge {
         vlan_filtering: bool,
     },
+    /// It sends back what it is sent. It is made up, and without a queue of its own.
+    Ifb,
     /// In the pod, on a link of the host's or of the pod's own.
     Upon {
         master: String,
@@ -119,7 +132,7 @@ impl Kind {
     /// Where it is made.
     pub(crate) fn place(&self) -> Place {
         match self {
-            Self::Veth { .. } | Self::Bridge { .. } => Place::Host,
+            Self::Veth { .. } | Self::Bridge { .. } | Self::Ifb => Place::Host,
             Self::Upon { .. } | Self::Dummy | Self::Vrf { .. } => Place::Pod,
         }
     }
@@ -184,7 +197,13 @@ impl Change {
             Self::Move(to, device) => Some(Self::Move(to.other(), device.clone())),
             Self::Via { via, there } => Some(Self::Via { via: via.clone(), there: !there }),
             Self::Rule { source, table, there } => Some(Self::Rule { source: *source, table: *table, there: !there }),
+            Self::Shape { link, .. } => Some(Self::Release { link: link.clone(), incoming: false }),
+            Self::Redirect { link, .. } => Some(Self::Release { link: link.clone(), incoming: true }),
             Self::Rules { forget, .. } => Some(Self::Forget(forget.clone())),
+            Self::Tables { what, forget, .. } => {
+                let nothing = Edits { edits: Vec::new(), ..forget.clone() };
+                Some(Self::Tables { what, edits: forget.clone(), forget: nothing })
+            }
             _ => None,
         }
     }
@@ -203,12 +222,22 @@ pub(crate) struct Forget {
 }
 
 impl Forget {
-    /// The same, by the packet filter that the call's plugins share.
-    pub(crate) fn apply_for(&self, call: &Call<'_>) -> Result<(), Refused> {
+    /// The same, by the packet filter that the call's plugins share; and what is of an iptables that is not nf_tables'.
+    pub(crate) fn apply_for(&self, call: &Call<'_>) -> Result<(), Fault> {
         let mut nft = call.afterwards.nft()?;
-        let done = self.apply(&mut nft);
+        let done = self.apply(&mut nft).map_err(Fault::from).and_then(|()| self.apply_legacy(&mut nft, call.deadline));
         call.afterwards.keep(nft);
         done
+    }
+
+    fn apply_legacy(&self, nft: &mut Nft, deadline: Instant) -> Result<(), Fault> {
+        let has = |family: &Family| iptables::is_legacy(*family, "nat") && iptables::reachable(*family, "nat");
+        for family in Family::BOTH.into_iter().filter(has) {
+            let its = self.chains.iter().filter(|(of, ..)| *of == family.table());
+            let edits = its.map(|(_, _, chain)| Edit::Drop(chain.clone())).collect();
+            Edits { family, table: "nat", edits }.apply(nft, deadline)?;
+        }
+        Ok(())
     }
 
     /// Finds what is to go and takes it away in one transaction; again, if somebody else took some of it meanwhile.
@@ -245,7 +274,7 @@ impl Forget {
                 batch.delete_chain(*family, table, chain);
             }
         }
-        nft.commit(&batch)
+        nft.commit(&batch, None)
     }
 }
 
@@ -273,6 +302,7 @@ impl fmt::Display for Change {
             Self::Create(NewLink { name, kind, .. }) => match kind {
                 Kind::Veth { peer, of, .. } => write!(f, "create veth {name} with peer {peer}{of}"),
                 Kind::Bridge { .. } => write!(f, "create bridge {name}"),
+                Kind::Ifb => write!(f, "create ifb {name}"),
                 Kind::Upon { master, of, layer: Layer::MacVlan { .. } } => {
                     write!(f, "create macvlan {name} on {master}{of}")
                 }
@@ -316,8 +346,12 @@ impl fmt::Display for Change {
                 let settings: Vec<_> = sysctls.iter().map(|one| format!("{}={}", one.path, one.value)).collect();
                 write!(f, "set sysctl {}{place}", settings.join(" "))
             }
+            Self::Shape { link, .. } => write!(f, "limit the rate of {link}"),
+            Self::Redirect { link, to } => write!(f, "redirect what comes in by {link} to {to}"),
+            Self::Release { link, .. } => write!(f, "take a queue from {link}"),
             Self::Rules { what, .. } => write!(f, "add rules for {what}"),
             Self::Forget(_) => write!(f, "take away rules"),
+            Self::Tables { what, edits, .. } => write!(f, "change the table {} of iptables for {what}", edits.table),
         }
     }
 }

@@ -7,9 +7,12 @@
 mod afterwards;
 mod change;
 pub mod cni;
+mod conntrack;
 mod error;
+mod iptables;
 mod loopback;
 mod namespace;
+mod netfilter;
 mod netlink;
 mod nft;
 mod pin;

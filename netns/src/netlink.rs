@@ -1,6 +1,7 @@
 //! rtnetlink(7), asked and answered in turn. A socket stays in the namespace where it was opened, whoever uses it.
 
 mod ask;
+pub(crate) mod queue;
 
 use std::os::fd::OwnedFd;
 
@@ -15,6 +16,7 @@ use crate::cni::fault::{Code, Fault};
 use crate::{Namespace, sys};
 
 pub(crate) use ask::{Family, Link, Policy, Via};
+pub(crate) use queue::Bucket;
 
 /// As much as the kernel puts into one datagram of a dump.
 const BUFFER: usize = 32 << 10;

@@ -1,7 +1,9 @@
 //! The plugins that we have ourselves, and the one call that they, and those that we have not, answer.
 
+mod bandwidth;
 mod bridge;
 mod dummy;
+mod firewall;
 mod host_device;
 mod host_local;
 mod ipvlan;
@@ -146,13 +148,15 @@ pub struct Native {
     gc: fn(&Call<'_>) -> Result<(), Fault>,
     /// Whether a configuration asks for what only the binary of that name can do.
     beyond: fn(&Call<'_>) -> bool,
-    /// Whether STATUS asks the address management plugin.
+    /// Whether STATUS and GC are the address management plugin's too.
     ipam_status: bool,
 }
 
 const NATIVE: &[Native] = &[
+    bandwidth::PLUGIN,
     bridge::PLUGIN,
     dummy::PLUGIN,
+    firewall::PLUGIN,
     host_device::PLUGIN,
     host_local::PLUGIN,
     ipvlan::PLUGIN,
@@ -201,10 +205,16 @@ impl Native {
             Command::Add => (self.add)(call).map(Some),
             Command::Delete => (self.delete)(call).map(|()| None),
             Command::Check => (self.check)(call).map(|()| None),
-            Command::Gc => (self.gc)(call).map(|()| None),
-            Command::Status if self.ipam_status => call.ipam().map(|_| None),
-            Command::Status => Ok(None),
+            Command::Gc => {
+                (self.gc)(call)?;
+                self.ask_ipam(call)
+            }
+            Command::Status => self.ask_ipam(call),
         }
+    }
+
+    fn ask_ipam(&self, call: &Call<'_>) -> Result<Option<Outcome>, Fault> {
+        if self.ipam_status { call.ipam().map(|_| None) } else { Ok(None) }
     }
 }
 
@@ -284,6 +294,17 @@ impl<'a> Call<'a> {
         let Some(kind) = kind else { return Ok(None) };
         let outcome = self.run(&kind).map_err(|fault| fault.of(&kind, self.command.word()))?;
         Ok(Some(outcome.map(|(outcome, _)| outcome).unwrap_or_default()))
+    }
+
+    /// GC: the container and interface of each attachment that is still wanted, where the runtime says which.
+    pub(crate) fn valid_attachments(&self) -> Result<Option<Vec<(String, String)>>, Fault> {
+        const FIELD: &str = "cni.dev/valid-attachments";
+        if self.fields().get(FIELD).is_none() {
+            return Ok(None);
+        }
+        let field = |attachment: Fields<'_>, name| attachment.string(name).map(Option::unwrap_or_default);
+        let of = |attachment| Ok((field(attachment, "containerID")?, field(attachment, "ifname")?));
+        self.fields().objects(FIELD)?.into_iter().map(of).collect::<Result<_, _>>().map(Some)
     }
 
     /// Whether a field is there and is not false.

@@ -1,6 +1,8 @@
 use std::fs;
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Instant;
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -8,11 +10,11 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::message::{self, Numbers};
-use super::{Change, Device, NewLink, Place, Set, Sysctl};
+use super::{Change, Device, Forget, NewLink, Place, Set, Sysctl};
 use crate::Namespace;
 use crate::cni::fault::{Code, Fault};
-use crate::netlink::{Link, Netlink, Refused};
-use crate::nft::Nft;
+use crate::netlink::{Link, Netlink, Refused, Via, queue};
+use crate::nft::{Batch, Nft};
 use crate::plugin::{Call, Command};
 
 /// Changes that were made and what takes them back.
@@ -25,6 +27,14 @@ pub(crate) struct Work<'a> {
     nft: Option<Nft>,
     namespace: Namespace,
     undo: Vec<Undo>,
+}
+
+/// Why a change could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum Obstacle {
+    Refused(#[from] Refused),
+    Told(#[from] Fault),
 }
 
 enum Undo {
@@ -85,13 +95,35 @@ impl<'a> Work<'a> {
     /// Applies changes in order, up to the first that fails.
     pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<(), Fault> {
         for change in changes {
-            let applied = self
-                .one(&change)
-                .map_err(|refused| Fault::new(Code::INTERNAL, format!("failed to {change}: {refused}")));
-            applied?;
+            let applied = self.one(&change);
+            applied.map_err(|obstacle| Fault::new(Code::INTERNAL, format!("failed to {change}: {obstacle}")))?;
             self.undo.extend(change.undo().map(Undo::Change));
         }
         Ok(())
+    }
+
+    /// Decides upon what the packet filter has, and changes it as long as it has that: what others do in between is seen.
+    pub(crate) fn settle(
+        &mut self,
+        what: &str,
+        forget: &Forget,
+        decide: impl Fn(&mut Nft) -> Result<Batch, Fault>,
+    ) -> Result<(), Fault> {
+        loop {
+            let nft = self.nft()?;
+            let generation = nft.generation()?;
+            let batch = decide(nft)?;
+            match nft.commit(&batch, Some(generation)) {
+                Err(Refused { errno: Errno::RESTART, .. }) if Instant::now() < self.call.deadline => {}
+                done => {
+                    let failed =
+                        |refused| Fault::new(Code::INTERNAL, format!("failed to add rules for {what}: {refused}"));
+                    done.map_err(failed)?;
+                    self.undo.push(Undo::Change(Change::Forget(forget.clone())));
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Asks for addresses; they are given back where what follows fails. None: the configuration wants none.
@@ -128,43 +160,31 @@ impl<'a> Work<'a> {
         Ok(self.at(place).link(name)?.ok_or(Errno::NODEV)?.index)
     }
 
-    fn one(&mut self, change: &Change) -> Result<(), Refused> {
+    fn one(&mut self, change: &Change) -> Result<(), Obstacle> {
         match change {
-            Change::Create(link) => self.create(link),
-            Change::Delete(place, link) => match self.number(*place, link) {
-                Ok(index) => absent_is_fine(self.at(*place).ask(message::delete_link(index), 0)),
-                missing => absent_is_fine(missing),
-            },
-            Change::Set(place, link, set) => self.set(*place, link, set),
-            Change::Port { link, hairpin, isolated } => {
-                let index = self.number(Place::Host, link)?;
-                match self.host.ask(message::port(index, *hairpin, Some(*isolated)), 0) {
-                    // Kernels before 4.18 have no isolation.
-                    Err(Refused { errno: Errno::INVAL | Errno::OPNOTSUPP, .. }) if !isolated => {
-                        self.host.ask(message::port(index, *hairpin, None), 0).map(drop)
-                    }
-                    done => done.map(drop),
-                }
-            }
+            Change::Create(link) => self.create(link)?,
+            Change::Delete(place, link) => self.delete(*place, link)?,
+            Change::Set(place, link, set) => self.set(*place, link, set)?,
+            Change::Port { link, hairpin, isolated } => self.port(link, *hairpin, *isolated)?,
             Change::Master { link, master } => {
                 let index = self.number(Place::Pod, link)?;
                 let master = master.as_ref().map(|master| self.number(Place::Pod, master)).transpose()?;
-                self.pod.ask(message::master(index, master), 0).map(drop)
+                self.pod.ask(message::master(index, master), 0)?;
             }
-            Change::Move(to, device) => self.hand_over(*to, device),
+            Change::Move(to, device) => self.hand_over(*to, device)?,
             Change::Vlan { link, id, pvid, add } => {
                 let index = self.number(Place::Host, link)?;
                 let done = self.host.ask(message::vlan(index, *id, *pvid, *add), 0);
-                if *add { done.map(drop) } else { absent_is_fine(done) }
+                if *add { drop(done?) } else { absent_is_fine(done)? }
             }
             Change::Address { place, link, cidr, again } => {
                 let index = self.number(*place, link)?;
                 let done = self.at(*place).ask(message::address(index, *cidr, true), NLM_F_CREATE | NLM_F_EXCL);
-                if *again { present_is_fine(done) } else { done.map(drop) }
+                if *again { present_is_fine(done)? } else { drop(done?) }
             }
             Change::Unaddress { place, link, cidr } => {
                 let index = self.number(*place, link)?;
-                absent_is_fine(self.at(*place).ask(message::address(index, *cidr, false), 0))
+                absent_is_fine(self.at(*place).ask(message::address(index, *cidr, false), 0))?;
             }
             Change::Route { place, link, route, source, again } => {
                 let index = self.number(*place, link)?;
@@ -172,29 +192,73 @@ impl<'a> Work<'a> {
                 // Not exclusive: a second gateway to the same destination is another path to it. The very same route
                 // comes twice where both the bridge and the address management say the default one.
                 let flags = if *again { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
-                present_is_fine(self.at(*place).ask(message, flags))
+                present_is_fine(self.at(*place).ask(message, flags))?;
             }
             Change::Unroute { place, link, destination } => {
                 let index = self.number(*place, link)?;
-                absent_is_fine(self.at(*place).ask(message::unroute(index, *destination), 0))
+                absent_is_fine(self.at(*place).ask(message::unroute(index, *destination), 0))?;
             }
-            Change::Via { via, there: true } => {
-                let message = RouteNetlinkMessage::NewRoute(via.message.clone());
-                self.pod.ask(message, NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+            Change::Via { via, there } => self.via(via, *there)?,
+            Change::Rule { source, table, there } => self.rule(*source, *table, *there)?,
+            Change::Sysctls(place, sysctls) => self.sysctls(*place, sysctls)?,
+            Change::Shape { link, bucket } => {
+                let index = self.number(Place::Host, link)?;
+                self.host.ask(queue::shape(index, *bucket), NLM_F_CREATE | NLM_F_EXCL)?;
             }
-            Change::Via { via, there: false } => {
-                absent_is_fine(self.pod.ask(RouteNetlinkMessage::DelRoute(via.message.clone()), 0))
+            Change::Redirect { link, to } => self.redirect(link, to)?,
+            Change::Release { link, incoming } => {
+                let index = self.number(Place::Host, link)?;
+                absent_is_fine(self.host.ask(queue::release(index, *incoming), 0))?;
             }
-            Change::Rule { source, table, there: true } => {
-                self.pod.ask(message::rule(*source, *table, true), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+            Change::Rules { batch, .. } => self.nft()?.commit(batch, None)?,
+            Change::Forget(forget) => forget.apply(self.nft()?)?,
+            Change::Tables { edits, .. } => {
+                let deadline = self.call.deadline;
+                edits.apply(self.nft()?, deadline)?;
             }
-            Change::Rule { source, table, there: false } => {
-                absent_is_fine(self.pod.ask(message::rule(*source, *table, false), 0))
-            }
-            Change::Sysctls(place, sysctls) => self.sysctls(*place, sysctls),
-            Change::Rules { batch, .. } => self.nft()?.commit(batch),
-            Change::Forget(forget) => forget.apply(self.nft()?),
         }
+        Ok(())
+    }
+
+    fn delete(&mut self, place: Place, link: &str) -> Result<(), Refused> {
+        match self.number(place, link) {
+            Ok(index) => absent_is_fine(self.at(place).ask(message::delete_link(index), 0)),
+            missing => absent_is_fine(missing),
+        }
+    }
+
+    fn port(&mut self, link: &str, hairpin: bool, isolated: bool) -> Result<(), Refused> {
+        let index = self.number(Place::Host, link)?;
+        match self.host.ask(message::port(index, hairpin, Some(isolated)), 0) {
+            // Kernels before 4.18 have no isolation.
+            Err(Refused { errno: Errno::INVAL | Errno::OPNOTSUPP, .. }) if !isolated => {
+                self.host.ask(message::port(index, hairpin, None), 0).map(drop)
+            }
+            done => done.map(drop),
+        }
+    }
+
+    fn via(&mut self, via: &Via, there: bool) -> Result<(), Refused> {
+        let message = via.message.clone();
+        if there {
+            return self.pod.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop);
+        }
+        absent_is_fine(self.pod.ask(RouteNetlinkMessage::DelRoute(message), 0))
+    }
+
+    fn rule(&mut self, source: IpAddr, table: u32, there: bool) -> Result<(), Refused> {
+        let message = message::rule(source, table, there);
+        if there {
+            return self.pod.ask(message, NLM_F_CREATE | NLM_F_EXCL).map(drop);
+        }
+        absent_is_fine(self.pod.ask(message, 0))
+    }
+
+    fn redirect(&mut self, link: &str, to: &str) -> Result<(), Refused> {
+        let (index, to) = (self.number(Place::Host, link)?, self.number(Place::Host, to)?);
+        self.host.ask(queue::incoming(index), NLM_F_CREATE | NLM_F_EXCL)?;
+        let done = self.host.ask(queue::redirect(index, to), NLM_F_CREATE | NLM_F_EXCL);
+        done.map(drop).inspect_err(|_| drop(self.host.ask(queue::release(index, true), 0)))
     }
 
     fn create(&mut self, link: &NewLink) -> Result<(), Refused> {

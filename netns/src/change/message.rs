@@ -66,6 +66,12 @@ pub(super) fn create(link: &NewLink, numbers: Numbers) -> RouteNetlinkMessage {
             let data = vlan_filtering.then(|| InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]));
             (InfoKind::Bridge, data)
         }
+        Kind::Ifb => {
+            raise(&mut message);
+            // A queue of its own would be one packet long at times, whatever its limit: the Go plugin makes none either.
+            message.attributes.push(LinkAttribute::TxQueueLen(0));
+            (InfoKind::Ifb, None)
+        }
         Kind::Upon { layer: Layer::MacVlan { mode, queue }, .. } => {
             let mut data = nla(MACVLAN_MODE, &mode.to_ne_bytes());
             data.extend(queue.iter().flat_map(|queue| nla(MACVLAN_QUEUE, &queue.to_ne_bytes())));

@@ -48,15 +48,28 @@ pub(crate) fn find_other(kind: &str, directories: &[PathBuf]) -> Option<PathBuf>
     candidates.into_iter().find(|path| path.is_file() && identity(path) != own)
 }
 
-/// What a plugin that ended well printed on its standard output. A plugin that is not done in time is killed, with all
-/// that it started in its process group.
+/// What a plugin that ended well printed on its standard output.
 pub fn run(path: &Path, environment: &[(&str, OsString)], input: &[u8], deadline: Instant) -> Result<Vec<u8>, Fault> {
+    let mut command = Command::new(path);
+    command.envs(environment.iter().map(|(key, value)| (key, value)));
+    let printed = complete(command, "netplugin", input, deadline)?;
+    answer(printed.status, printed.stdout, &printed.stderr)
+}
+
+/// How a program ended, and what it printed.
+#[derive(Debug)]
+pub(crate) struct Printed {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
+}
+
+/// Runs a program to its end. One that is not done in time is killed, with all that it started in its process group.
+pub(crate) fn complete(mut command: Command, who: &str, input: &[u8], deadline: Instant) -> Result<Printed, Fault> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    sys::die_with_thread(&mut command);
     let mut tries = 0;
     let mut child = loop {
-        let mut command = Command::new(path);
-        command.envs(environment.iter().map(|(key, value)| (key, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        sys::die_with_thread(&mut command);
         match command.spawn() {
             Err(error)
                 if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY && Instant::now() < deadline =>
@@ -64,23 +77,23 @@ pub fn run(path: &Path, environment: &[(&str, OsString)], input: &[u8], deadline
                 tries += 1;
                 thread::sleep(Duration::from_secs(1).min(deadline.saturating_duration_since(Instant::now())));
             }
-            child => break child.map_err(|error| Fault::io(format!("run {}", path.display()), &error))?,
+            child => {
+                let path = Path::new(command.get_program()).display();
+                break child.map_err(|error| Fault::io(format!("run {path}"), &error))?;
+            }
         }
     };
-    match converse(&mut child, input, deadline) {
-        Ok((status, stdout, stderr)) => answer(status, stdout, &stderr),
-        Err(errno) => {
-            end(&mut child);
-            Err(match errno {
-                Errno::TIMEDOUT => Fault::new(Code::INTERNAL, "netplugin did not end in time and was killed"),
-                Errno::MSGSIZE => Fault::new(Code::INTERNAL, "netplugin printed without end and was killed"),
-                errno => Fault::errno("talk to the netplugin", errno),
-            })
+    converse(&mut child, input, deadline).map_err(|errno| {
+        end(&mut child);
+        match errno {
+            Errno::TIMEDOUT => Fault::new(Code::INTERNAL, format!("{who} did not end in time and was killed")),
+            Errno::MSGSIZE => Fault::new(Code::INTERNAL, format!("{who} printed without end and was killed")),
+            errno => Fault::errno(format!("talk to {who}"), errno),
         }
-    }
+    })
 }
 
-/// Kills the plugin's process group and takes its status.
+/// Kills the program's process group and takes its status.
 fn end(child: &mut Child) {
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
@@ -95,7 +108,7 @@ fn nonblocking(fd: Option<impl Into<OwnedFd>>) -> Result<OwnedFd, Errno> {
 }
 
 /// Writes, reads and waits at once, so that no pipe that is full can hold either side.
-fn converse(child: &mut Child, input: &[u8], deadline: Instant) -> Result<(ExitStatus, Vec<u8>, Vec<u8>), Errno> {
+fn converse(child: &mut Child, input: &[u8], deadline: Instant) -> Result<Printed, Errno> {
     let io = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
@@ -134,7 +147,7 @@ fn converse(child: &mut Child, input: &[u8], deadline: Instant) -> Result<(ExitS
         }
     }
     let [stdout, stderr] = texts;
-    Ok((child.wait().map_err(io)?, stdout, stderr))
+    Ok(Printed { status: child.wait().map_err(io)?, stdout, stderr })
 }
 
 /// Writes what can be written; true when there is no more to write, or nobody to read it.

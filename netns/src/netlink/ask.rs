@@ -6,9 +6,11 @@ use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage};
 use netlink_packet_route::rule::{RuleAttribute, RuleMessage};
+use netlink_packet_route::tc::TcMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 
+use super::queue::{Bucket, bucket};
 use super::{Netlink, Refused};
 use crate::cni::cidr::{Cidr, width};
 
@@ -209,6 +211,18 @@ impl Netlink {
             _ => None,
         });
         Ok(rules.collect())
+    }
+
+    /// The token bucket at a link's root.
+    pub(crate) fn bucket(&mut self, index: u32) -> Result<Option<Bucket>, Refused> {
+        let message = RouteNetlinkMessage::GetQueueDiscipline(TcMessage::with_index(index as i32));
+        let answers = self.dump(&message)?;
+        Ok(answers.into_iter().find_map(|answer| match answer {
+            RouteNetlinkMessage::NewQueueDiscipline(message) if message.header.index == index as i32 => {
+                bucket(&message)
+            }
+            _ => None,
+        }))
     }
 
     /// The link that leads to an address.

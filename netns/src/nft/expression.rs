@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
-use super::{Attributes, each, text};
 use crate::cni::cidr::{Cidr, bits};
+use crate::netfilter::{Attributes, each, text};
 
 /// What a rule looks at and does. Each uses registers 1 and 2 and leaves nothing in them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,12 @@ pub(crate) enum Expression {
     Masquerade,
     /// `dnat to`
     Dnat { address: IpAddr, port: u16 },
+    /// `iifname` and `oifname`: that one, or another.
+    Interface { input: bool, name: String, same: bool },
+    /// A match of iptables' own, by its name: what it looks for is a structure of its own.
+    Extension { name: String, revision: u32, info: Vec<u8> },
+    /// `counter`
+    Counter,
     /// The end of a rule.
     Verdict(Verdict),
 }
@@ -25,12 +31,16 @@ pub(crate) enum Expression {
 /// Where a packet goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
+    Accept,
+    Drop,
     Return,
     Jump(String),
     Goto(String),
 }
 
-/// `enum nft_verdicts`.
+/// `enum nft_verdicts`, and those of netfilter.
+const DROP: i32 = 0;
+const ACCEPT: i32 = 1;
 const JUMP: i32 = -3;
 const GOTO: i32 = -4;
 const RETURN: i32 = -5;
@@ -95,6 +105,16 @@ impl Expression {
                 // RTN_LOCAL, in the host's order.
                 vec![named("fib", &data), compare(true, &2_u32.to_ne_bytes())]
             }
+            Self::Interface { input, name, same } => {
+                let name = [name.as_bytes(), b"\0"].concat();
+                vec![meta(if *input { 6 } else { 7 }), compare(*same, &name)]
+            }
+            Self::Extension { name, revision, info } => {
+                let mut data = Attributes::default();
+                data.text(1, name).number(2, *revision).put(3, info);
+                vec![named("match", &data)]
+            }
+            Self::Counter => vec![named("counter", &Attributes::default())],
             Self::Masquerade => vec![named("masq", &Attributes::default())],
             Self::Dnat { address, port } => {
                 let family = if address.is_ipv4() { super::IPV4 } else { super::IPV6 };
@@ -104,6 +124,8 @@ impl Expression {
             }
             Self::Verdict(verdict) => {
                 let (code, chain) = match verdict {
+                    Verdict::Accept => (ACCEPT, None),
+                    Verdict::Drop => (DROP, None),
                     Verdict::Return => (RETURN, None),
                     Verdict::Jump(chain) => (JUMP, Some(chain)),
                     Verdict::Goto(chain) => (GOTO, Some(chain)),
@@ -142,12 +164,123 @@ fn address(source: bool, network: Cidr, inside: bool) -> Vec<Attributes> {
     vec![payload(1, offset, length), named("bitwise", &data), compare(inside, &bytes)]
 }
 
+/// An expression: its name and its attributes, in order of their numbers.
+pub(super) type Said = (String, Vec<(u16, Vec<u8>)>);
+
+/// What an expression says, but for one that counts.
+pub(super) fn said(expression: &[u8]) -> Option<Said> {
+    let name = text(find(expression, 1)?);
+    let data = each(find(expression, 2).unwrap_or_default()).map(|(kind, value)| (kind, value.to_vec()));
+    let mut data: Vec<_> = data.collect();
+    data.sort();
+    (name != "counter").then_some((name, data))
+}
+
+pub(super) fn all_said(expressions: &[Expression]) -> Vec<Said> {
+    expressions.iter().flat_map(Expression::all).filter_map(|one| said(&one.0)).collect()
+}
+
+/// A port of the host: by protocol number, and on one address or all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostPort {
+    pub(crate) protocol: u8,
+    pub(crate) port: u16,
+    pub(crate) address: Option<IpAddr>,
+}
+
+impl HostPort {
+    /// Whether a packet could be for both.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        let everywhere = |address: Option<IpAddr>| address.is_none_or(|address| address.is_unspecified());
+        (self.protocol, self.port) == (other.protocol, other.port)
+            && (everywhere(self.address) || everywhere(other.address) || self.address == other.address)
+    }
+}
+
+/// What was loaded into a register last, to be compared.
+enum Loaded {
+    Protocol,
+    Port,
+    Address,
+    Other,
+}
+
+/// The port that a rule's expressions are about, where they compare protocol and destination port.
+pub(super) fn host_port<'a>(expressions: impl Iterator<Item = &'a [u8]>) -> Option<HostPort> {
+    let number = |data, kind| find(data, kind).and_then(|value| value.first_chunk().copied()).map(u32::from_be_bytes);
+    let (mut protocol, mut port, mut address, mut loaded) = (None, None, None, Loaded::Other);
+    for expression in expressions {
+        let data = find(expression, 2).unwrap_or_default();
+        let now = match text(find(expression, 1)?).as_str() {
+            "meta" if number(data, 2) == Some(16) => Loaded::Protocol,
+            "payload" => match (number(data, 2), number(data, 3), number(data, 4)) {
+                (Some(2), Some(2), Some(2)) => Loaded::Port,
+                (Some(1), Some(16), Some(4)) | (Some(1), Some(24), Some(16)) => Loaded::Address,
+                _ => Loaded::Other,
+            },
+            "cmp" if number(data, 2) == Some(0) => {
+                let value = find(data, 3).and_then(|data| find(data, 1)).unwrap_or_default();
+                match loaded {
+                    Loaded::Protocol => protocol = value.first().copied(),
+                    Loaded::Port => port = value.first_chunk().copied().map(u16::from_be_bytes),
+                    Loaded::Address => address = address_of(value),
+                    Loaded::Other => {}
+                }
+                Loaded::Other
+            }
+            _ => Loaded::Other,
+        };
+        loaded = now;
+    }
+    Some(HostPort { protocol: protocol?, port: port?, address })
+}
+
+fn address_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+}
+
+fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    each(bytes).find(|(one, _)| *one == kind).map(|(_, value)| value)
+}
+
 /// The chain that an expression jumps or goes to.
 pub(super) fn leads_to(expression: &[u8]) -> Option<String> {
-    let find = |bytes, kind| each(bytes).find(|(one, _)| *one == kind).map(|(_, value)| value);
     if text(find(expression, 1)?) != "immediate" {
         return None;
     }
     let verdict = find(find(find(expression, 2)?, 2)?, 2)?;
     find(verdict, 2).map(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_read_as_it_was_written() {
+        for address in [None, Some("10.0.0.1".parse().unwrap()), Some("fd00::1".parse().unwrap())] {
+            let port = HostPort { protocol: 6, port: 8080, address };
+            let mut rule: Vec<_> = address
+                .map(|address| Expression::Address { source: false, network: Cidr::host(address), inside: true })
+                .into_iter()
+                .collect();
+            rule.push(Expression::Port { protocol: 6, port: 8080 });
+            rule.push(Expression::Dnat { address: "10.7.0.2".parse().unwrap(), port: 80 });
+            let bytes: Vec<_> = rule.iter().flat_map(Expression::all).map(|one| one.0).collect();
+            assert_eq!(host_port(bytes.iter().map(Vec::as_slice)), Some(port));
+        }
+        let other: Vec<_> = Expression::ToLocal.all().into_iter().map(|one| one.0).collect();
+        assert_eq!(host_port(other.iter().map(Vec::as_slice)), None);
+    }
+
+    #[test]
+    fn ports_meet_where_one_packet_could_be_for_both() {
+        let port = |protocol, port, address: &str| HostPort { protocol, port, address: address.parse().ok() };
+        let one = port(6, 80, "10.0.0.1");
+        assert!(
+            one.meets(&port(6, 80, "10.0.0.1")) && one.meets(&port(6, 80, "")) && one.meets(&port(6, 80, "0.0.0.0"))
+        );
+        assert!(!one.meets(&port(6, 80, "10.0.0.2")) && !one.meets(&port(17, 80, "")) && !one.meets(&port(6, 81, "")));
+    }
 }

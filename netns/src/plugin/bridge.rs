@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use netlink_packet_route::link::InfoKind;
 
-use super::{Call, Native, masquerade, nothing, wire};
+use super::{Call, Native, masquerade, wire};
 use crate::change::{Change, Kind, NewLink, Place, Set, Sysctl, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -21,7 +21,7 @@ pub(super) const PLUGIN: Native = Native {
     add,
     delete,
     check,
-    gc: nothing,
+    gc: masquerade::gc,
     beyond: |call| call.asks("macspoofchk"),
     ipam_status: true,
 };

@@ -49,7 +49,7 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     let mut outcome = Outcome { dns: resolv_conf(ipam)?, ..Outcome::default() };
     outcome.routes = ipam.objects("routes")?.into_iter().map(Route::parse).collect::<Result<_, _>>()?;
 
-    let leases = Leases::lock(&directory(call)?)?;
+    let leases = Leases::lock(&directory(call)?, call.deadline)?;
     let mut given = Vec::new();
     let mut allocate = || {
         for (at, set) in ranges.0.iter().enumerate() {
@@ -117,7 +117,7 @@ fn delete(call: &Call<'_>) -> Result<(), Fault> {
     if !directory.is_dir() {
         return Ok(());
     }
-    let leases = Leases::lock(&directory)?;
+    let leases = Leases::lock(&directory, call.deadline)?;
     // The addresses are known mostly, so that not every lease of the network has to be read.
     let known: Vec<_> = call.previous().ok().flatten().unwrap_or_default().ips;
     let freed = known.iter().filter(|ip| leases.free(ip.address.address, call.container_id, call.if_name)).count();
@@ -129,7 +129,7 @@ fn delete(call: &Call<'_>) -> Result<(), Fault> {
 
 fn check(call: &Call<'_>) -> Result<(), Fault> {
     let directory = directory(call)?;
-    if directory.is_dir() && !Leases::lock(&directory)?.of(call.container_id, call.if_name)?.is_empty() {
+    if directory.is_dir() && !Leases::lock(&directory, call.deadline)?.of(call.container_id, call.if_name)?.is_empty() {
         return Ok(());
     }
     Err(Fault::new(
@@ -141,15 +141,10 @@ fn check(call: &Call<'_>) -> Result<(), Fault> {
 /// Frees what is of no attachment that the runtime named.
 fn gc(call: &Call<'_>) -> Result<(), Fault> {
     let directory = directory(call)?;
-    if call.fields().get("cni.dev/valid-attachments").is_none() || !directory.is_dir() {
-        return Ok(());
+    match call.valid_attachments()? {
+        Some(valid) if directory.is_dir() => Leases::lock(&directory, call.deadline)?.keep(&valid),
+        _ => Ok(()),
     }
-    let mut valid = Vec::new();
-    for attachment in call.fields().objects("cni.dev/valid-attachments")? {
-        let field = |name| attachment.string(name).map(Option::unwrap_or_default);
-        valid.push((field("containerID")?, field("ifname")?));
-    }
-    Leases::lock(&directory)?.keep(&valid)
 }
 
 /// Name service as a resolv.conf(5) says it.

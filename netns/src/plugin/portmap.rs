@@ -1,5 +1,9 @@
-//! portmap: ports of the host lead into the pod. Rules are in the Go plugin's own nftables tables; DEL finds those of
-//! either of its backends.
+//! portmap: ports of the host lead into the pod. Rules are in the Go plugin's own tables and chains, of either backend:
+//! nftables, and iptables where the configuration asks for it. DEL finds those of both.
+
+mod iptables;
+mod nftables;
+mod settings;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,30 +14,14 @@ use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::json::Fields;
 use crate::cni::result::Outcome;
+use crate::conntrack;
+use crate::iptables::{Edit, Edits, is_legacy, read};
 use crate::netlink::Family;
-use crate::nft::{Batch, Expression, Hook, IPV4, IPV6, Nft, Rule, Verdict};
+use crate::nft::{HostPort, IPV4, IPV6, Nft, Rule};
+use settings::{Backend, Marks, Settings, backend, beyond};
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "portmap",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: nothing,
-    beyond: |call| ["conditionsV4", "conditionsV6", "externalSetMarkChain"].iter().any(|field| call.asks(field)),
-    ipam_status: false,
-};
-
-const TABLE: &str = "cni_hostport";
-const PORTS: &str = "hostports";
-const OLD_PORTS: &str = "hostip_hostports";
-const ALL_PORTS: &str = "hostports_all";
-const SOURCES: &str = "masquerading";
-
-/// `dstnat` in prerouting, the same in output, `srcnat` in postrouting.
-const PREROUTING: Hook = Hook { number: 0, priority: -100 };
-const OUTPUT: Hook = Hook { number: 3, priority: -100 };
-const POSTROUTING: Hook = Hook { number: 4, priority: 100 };
+pub(super) const PLUGIN: Native =
+    Native { kind: "portmap", oldest: "0.1.0", add, delete, check, gc: nothing, beyond, ipam_status: false };
 
 /// One of the runtime's `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,16 +36,19 @@ pub(crate) struct Mapping {
 
 impl fmt::Display for Mapping {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Self::TCP => "tcp",
-            Self::UDP => "udp",
-            _ => "sctp",
-        };
+        let protocol = self.name();
         match self.address {
             Some(address) => write!(f, "{}/{protocol}", SocketAddr::new(address, self.host)),
             None => write!(f, "{}/{protocol}", self.host),
         }
     }
+}
+
+/// Protocols that have ports, by name and number.
+const PROTOCOLS: [(&str, u8); 3] = [("tcp", Mapping::TCP), ("udp", Mapping::UDP), ("sctp", 132)];
+
+fn protocol(name: &str) -> Option<u8> {
+    PROTOCOLS.iter().find(|(known, _)| *known == name).map(|(_, number)| *number)
 }
 
 fn config(message: impl Into<String>) -> Fault {
@@ -67,7 +58,6 @@ fn config(message: impl Into<String>) -> Fault {
 impl Mapping {
     pub(crate) const TCP: u8 = 6;
     pub(crate) const UDP: u8 = 17;
-    const SCTP: u8 = 132;
 
     pub(crate) fn parse(fields: Fields<'_>) -> Result<Self, Fault> {
         let port = |name: &str, what: &str| {
@@ -75,18 +65,36 @@ impl Mapping {
             let valid = u16::try_from(number).ok().filter(|port| *port != 0);
             valid.ok_or_else(|| config(format!("Invalid {what} port number: {number}")))
         };
-        let protocol = fields.string("protocol")?.unwrap_or_else(|| "tcp".to_owned()).to_lowercase();
+        let name = fields.string("protocol")?.unwrap_or_else(|| "tcp".to_owned()).to_lowercase();
         Ok(Self {
             container: port("containerPort", "container")?,
             host: port("hostPort", "host")?,
-            protocol: match protocol.as_str() {
-                "tcp" => Self::TCP,
-                "udp" => Self::UDP,
-                "sctp" => Self::SCTP,
-                other => return Err(config(format!("invalid protocol {other:?} of a port mapping"))),
-            },
+            protocol: protocol(&name).ok_or_else(|| config(format!("invalid protocol {name:?} of a port mapping")))?,
             address: fields.parsed("hostIP", crate::cni::cidr::address)?,
         })
+    }
+
+    /// The one address of the host that it is for.
+    fn address(&self) -> Option<IpAddr> {
+        self.address.filter(|address| !address.is_unspecified())
+    }
+
+    /// Whether it is for an address of that family.
+    fn is_of(&self, address: IpAddr) -> bool {
+        self.address.is_none_or(|host| host.is_ipv4() == address.is_ipv4())
+    }
+
+    fn name(&self) -> &'static str {
+        PROTOCOLS.iter().find(|(_, number)| *number == self.protocol).map_or("", |(name, _)| name)
+    }
+
+    fn port(&self) -> HostPort {
+        HostPort { protocol: self.protocol, port: self.host, address: self.address() }
+    }
+
+    /// Whether a packet could be for both.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        self.port().meets(&other.port())
     }
 }
 
@@ -96,41 +104,51 @@ fn mappings(call: &Call<'_>) -> Result<Vec<Mapping>, Fault> {
 }
 
 /// The first address of each family that the pod has.
-fn addresses(call: &Call<'_>, outcome: &Outcome) -> Vec<IpAddr> {
+fn addresses(call: &Call<'_>, outcome: &Outcome) -> Vec<Cidr> {
     let in_pod = |index: usize| {
         outcome.interfaces.get(index).is_none_or(|one| one.name == call.if_name && !one.sandbox.is_empty())
     };
     let first = |family| {
-        let mut its = outcome.ips.iter().filter(|ip| ip.interface.is_none_or(in_pod)).map(|ip| ip.address.address);
-        its.find(|address| Family::of(*address) == family)
+        let mut its = outcome.ips.iter().filter(|ip| ip.interface.is_none_or(in_pod)).map(|ip| ip.address);
+        its.find(|cidr| Family::of(cidr.address) == family)
     };
     Family::BOTH.into_iter().filter_map(first).collect()
 }
 
+/// The pod's own chain of iptables.
+fn chain(call: &Call<'_>, prefix: &str) -> Result<String, Fault> {
+    Ok(wire::hashed(prefix, 28, &format!("{}{}", call.network()?, call.container_id)))
+}
+
 fn forget(call: &Call<'_>) -> Result<Forget, Fault> {
     let id = || call.container_id.to_owned();
-    let of = format!("{}{}", call.network()?, call.container_id);
-    let both = |chain: &str| [(IPV4, "nat", chain.to_owned()), (IPV6, "nat", chain.to_owned())];
-    let chains = ["CNI-DN-", "CNI-SN-"].map(|prefix| both(&wire::hashed(prefix, 28, &of)));
-    Ok(Forget { comments: vec![(IPV4, TABLE, id()), (IPV6, TABLE, id())], chains: chains.concat() })
+    let both = |chain: String| [(IPV4, iptables::TABLE, chain.clone()), (IPV6, iptables::TABLE, chain)];
+    let chains = [both(chain(call, iptables::PREFIX)?), both(chain(call, "CNI-SN-")?)].concat();
+    Ok(Forget { comments: vec![(IPV4, nftables::TABLE, id()), (IPV6, nftables::TABLE, id())], chains })
 }
 
 fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     let outcome = call.previous()?.ok_or_else(|| config("must be called as chained plugin"))?;
+    let settings = Settings::parse(call.fields())?;
+    let (backend, in_words) = backend(call.fields())?;
     let mappings = mappings(call)?;
     if mappings.is_empty() {
         return Ok(outcome);
     }
-    refuse_unsupported(call)?;
-    let snat = call.fields().get("snat").is_none() || call.fields().boolean("snat")?;
-    let everybody = call.fields().boolean("masqAll")?;
+    if in_words {
+        let message = "conditions of nftables are not supported by the native portmap: install the plugin's binary";
+        return Err(Fault::new(Code::UNSUPPORTED_FIELD, message));
+    }
     attempt(call, |work| {
-        for address in addresses(call, &outcome) {
-            let there = work.nft()?.rules(Family::of(address).table(), TABLE)?;
-            let batch = rules(call.container_id, &mappings, address, snat.then_some(everybody), &there)?;
-            work.apply([Change::Rules { what: format!("ports of {address}"), batch, forget: forget(call)? }])?;
-            if snat && address.is_ipv4() {
-                route_localnet(work, address)?;
+        for cidr in addresses(call, &outcome) {
+            match backend {
+                Backend::Nftables => by_nftables(call, work, &settings, &mappings, cidr.address)?,
+                Backend::Iptables => by_iptables(call, work, &settings, &mappings, cidr)?,
+            }
+            // As with the Go plugin, no reason to fail.
+            let _ = forget_datagrams(&mappings, Family::of(cidr.address));
+            if settings.snat.is_some() && cidr.address.is_ipv4() {
+                route_localnet(work, cidr.address)?;
             }
         }
         Ok(())
@@ -138,68 +156,68 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     Ok(outcome)
 }
 
-/// What only an iptables backend can do.
-fn refuse_unsupported(call: &Call<'_>) -> Result<(), Fault> {
-    for field in ["conditionsV4", "conditionsV6", "externalSetMarkChain"] {
-        if call.fields().get(field).is_some() {
-            let message =
-                format!("{field} is not supported by the native portmap: set native = false for this network");
-            return Err(Fault::new(Code::UNSUPPORTED_FIELD, message));
+fn by_nftables(
+    call: &Call<'_>,
+    work: &mut Work<'_>,
+    settings: &Settings,
+    mappings: &[Mapping],
+    address: IpAddr,
+) -> Result<(), Fault> {
+    let snat = settings.snat.is_some().then_some(settings.masq_all);
+    work.settle(&format!("ports of {address}"), &forget(call)?, |nft| {
+        let there = free(call, nft, mappings, address)?;
+        nftables::rules(call.container_id, mappings, address, snat, &there)
+    })
+}
+
+fn by_iptables(
+    call: &Call<'_>,
+    work: &mut Work<'_>,
+    settings: &Settings,
+    mappings: &[Mapping],
+    pod: Cidr,
+) -> Result<(), Fault> {
+    free(call, work.nft()?, mappings, pod.address)?;
+    let (family, own) = (Family::of(pod.address), chain(call, iptables::PREFIX)?);
+    if is_legacy(family, iptables::TABLE) {
+        let table = read(family, iptables::TABLE, call.deadline)?;
+        let others = table.rules().filter(|(chain, _)| chain.starts_with(iptables::PREFIX) && *chain != own);
+        let taken = others.filter_map(|(chain, rule)| Some((iptables::host_port(rule)?, chain.to_owned())));
+        meet(mappings, pod.address, taken)?;
+    }
+    let whose = format!("name: {:?} id: {:?}", call.network()?, call.container_id);
+    let table = |edits| Edits { family, table: iptables::TABLE, edits };
+    let edits = table(iptables::edits(settings, mappings, pod, &own, &whose));
+    work.apply([Change::Tables { what: "ports", edits, forget: table(vec![Edit::Drop(own)]) }])
+}
+
+/// What is there of nftables, if it has no other pod's rules for one of these ports: they would get all its packets.
+fn free(call: &Call<'_>, nft: &mut Nft, mappings: &[Mapping], address: IpAddr) -> Result<Vec<Rule>, Fault> {
+    let family = Family::of(address).table();
+    let (there, chains) = (nft.rules(family, nftables::TABLE)?, nft.rules(family, iptables::TABLE)?);
+    let own = chain(call, iptables::PREFIX)?;
+    let by_comment = there.iter().filter(|rule| rule.comment != call.container_id).map(|rule| (rule, &rule.comment));
+    let by_chain = chains.iter().filter(|rule| rule.chain.starts_with(iptables::PREFIX) && rule.chain != own);
+    let others = by_comment.chain(by_chain.map(|rule| (rule, &rule.chain)));
+    meet(mappings, address, others.filter_map(|(rule, whose)| Some((rule.port?, whose.clone()))))?;
+    Ok(there)
+}
+
+/// Pure.
+fn meet(mappings: &[Mapping], address: IpAddr, taken: impl Iterator<Item = (HostPort, String)>) -> Result<(), Fault> {
+    for (port, whose) in taken {
+        let meets = |mapping: &&Mapping| mapping.is_of(address) && mapping.port().meets(&port);
+        if let Some(mapping) = mappings.iter().find(meets) {
+            return Err(config(format!("port {mapping} of the host is taken by {whose}")));
         }
     }
     Ok(())
 }
 
-/// The rules of one address. What is the same for all pods is added where it is missing, and never flushed. Pure.
-fn rules(id: &str, mappings: &[Mapping], address: IpAddr, snat: Option<bool>, there: &[Rule]) -> Result<Batch, Fault> {
-    let family = Family::of(address).table();
-    let mut batch = Batch::default();
-    batch.table(family, TABLE, "CNI portmap plugin");
-    for chain in [PORTS, OLD_PORTS, ALL_PORTS] {
-        batch.chain(family, TABLE, chain, None);
-    }
-    batch.chain(family, TABLE, "prerouting", Some(PREROUTING));
-    batch.chain(family, TABLE, "output", Some(OUTPUT));
-    let jump = |chain: &str| Expression::Verdict(Verdict::Jump(chain.to_owned()));
-    let is_there =
-        |chain: &str, to: &str| there.iter().any(|one| one.chain == chain && one.leads_to.as_deref() == Some(to));
-    for to in [OLD_PORTS, PORTS] {
-        if !is_there(ALL_PORTS, to) {
-            batch.rule(family, TABLE, ALL_PORTS, &[jump(to)], "");
-        }
-    }
-    for chain in ["prerouting", "output"] {
-        if !is_there(chain, ALL_PORTS) {
-            batch.rule(family, TABLE, chain, &[Expression::ToLocal, jump(ALL_PORTS)], "");
-        }
-    }
-    for stale in there.iter().filter(|rule| rule.comment == id) {
-        batch.delete_rule(family, TABLE, &stale.chain, Some(stale.handle));
-    }
-    let to = |address| Expression::Address { source: false, network: Cidr::host(address), inside: true };
-    for mapping in mappings {
-        let mut rule = Vec::new();
-        match mapping.address {
-            Some(host) if host.is_ipv4() != address.is_ipv4() => continue,
-            Some(host) if !host.is_unspecified() => rule.push(to(host)),
-            _ => {}
-        }
-        rule.push(Expression::Port { protocol: mapping.protocol, port: mapping.host });
-        rule.push(Expression::Dnat { address, port: mapping.container });
-        batch.rule(family, TABLE, PORTS, &rule, id);
-    }
-    let Some(everybody) = snat else { return Ok(batch) };
-    batch.chain(family, TABLE, SOURCES, Some(POSTROUTING));
-    let mut sources = vec![Some(Cidr::host(address)).filter(|_| !everybody)];
-    if address.is_ipv4() && !everybody {
-        sources.push(Some(Cidr::parse("127.0.0.1/32")?));
-    }
-    for source in sources {
-        let from = source.map(|network| Expression::Address { source: true, network, inside: true });
-        let rule: Vec<_> = from.into_iter().chain([to(address), Expression::Masquerade]).collect();
-        batch.rule(family, TABLE, SOURCES, &rule, id);
-    }
-    Ok(batch)
+/// Of connections without an end, which would go where they went before.
+fn forget_datagrams(mappings: &[Mapping], family: Family) -> Result<(), Fault> {
+    let ports: Vec<_> = mappings.iter().filter(|mapping| mapping.protocol == Mapping::UDP).map(Mapping::port).collect();
+    Ok(conntrack::forget(family, &ports)?)
 }
 
 /// Lets 127.0.0.0/8 cross to the interface that leads to the pod.
@@ -212,19 +230,36 @@ fn route_localnet(work: &mut Work<'_>, address: IpAddr) -> Result<(), Fault> {
 
 /// Whatever the configuration says about ports by now.
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
-    Ok(forget(call)?.apply_for(call)?)
+    forget(call)?.apply_for(call)?;
+    let mappings = mappings(call).unwrap_or_default();
+    for family in Family::BOTH {
+        let _ = forget_datagrams(&mappings, family);
+    }
+    Ok(())
 }
 
 fn check(call: &Call<'_>) -> Result<(), Fault> {
     let previous = call.previous()?.ok_or_else(|| config("Required prevResult missing"))?;
+    let (backend, _) = backend(call.fields())?;
     let mappings = mappings(call)?;
-    let mut nft = Nft::here()?;
-    for address in addresses(call, &previous) {
-        let rules = nft.rules(Family::of(address).table(), TABLE)?;
-        let its = rules.iter().filter(|rule| rule.chain == PORTS && rule.comment == call.container_id).count();
-        let same = |mapping: &&Mapping| mapping.address.is_none_or(|host| host.is_ipv4() == address.is_ipv4());
-        if its < mappings.iter().filter(same).count() {
-            return Err(Fault::new(Code::INTERNAL, format!("missing hostport rules in {PORTS:?} chain")));
+    let own = chain(call, iptables::PREFIX)?;
+    for Cidr { address, .. } in addresses(call, &previous) {
+        let family = Family::of(address);
+        let (chain, its) = match backend {
+            Backend::Nftables => {
+                let rules = Nft::here()?.rules(family.table(), nftables::TABLE)?;
+                let its = |rule: &&Rule| rule.chain == nftables::PORTS && rule.comment == call.container_id;
+                (nftables::PORTS, rules.iter().filter(its).count())
+            }
+            Backend::Iptables if mappings.is_empty() => continue,
+            Backend::Iptables => {
+                let table = read(family, iptables::TABLE, call.deadline)?;
+                let its = table.rules().filter(|(chain, rule)| *chain == own && iptables::host_port(rule).is_some());
+                (own.as_str(), its.count())
+            }
+        };
+        if its < mappings.iter().filter(|mapping| mapping.is_of(address)).count() {
+            return Err(Fault::new(Code::INTERNAL, format!("missing hostport rules in {chain:?} chain")));
         }
     }
     Ok(())

@@ -1,13 +1,21 @@
 //! ptp: a veth pair without a bridge; the host's end is the pod's gateway.
 
-use super::{Call, Native, masquerade, nothing, wire};
+use super::{Call, Native, masquerade, wire};
 use crate::change::{Change, Place, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Interface, Outcome, Route};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "ptp", oldest: "0.1.0", add, delete, check, gc: nothing, beyond: super::never, ipam_status: true };
+pub(super) const PLUGIN: Native = Native {
+    kind: "ptp",
+    oldest: "0.1.0",
+    add,
+    delete,
+    check,
+    gc: masquerade::gc,
+    beyond: super::never,
+    ipam_status: true,
+};
 
 /// `host` and `link` of rtnetlink(7)'s scopes.
 const SCOPE_LINK: u8 = 253;

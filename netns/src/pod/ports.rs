@@ -2,7 +2,7 @@
 //! would have no traffic, or take somebody else's.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 
 use super::Record;
 use crate::cni::fault::{Code, Fault};
@@ -23,20 +23,14 @@ fn taken(port: &Mapping, by: &str) -> Fault {
 
 /// Refuses ports that another pod maps too, and ports that are asked for twice.
 pub(super) fn refuse_shared(ports: &[Mapping], others: &[Mapping], other: &str) -> Result<(), Fault> {
-    let shared = ports.iter().find(|port| others.iter().any(|other| overlap(port, other)));
+    let shared = ports.iter().find(|port| others.iter().any(|other| port.meets(other)));
     shared.map_or(Ok(()), |port| Err(taken(port, &format!("pod {other}"))))
-}
-
-fn overlap(one: &Mapping, other: &Mapping) -> bool {
-    let any = |address: Option<IpAddr>| address.is_none_or(|address| address.is_unspecified());
-    let same_address = any(one.address) || any(other.address) || one.address == other.address;
-    (one.host, one.protocol) == (other.host, other.protocol) && same_address
 }
 
 /// Refuses ports that a program of the host listens at: it would not be reached any more.
 pub(super) fn refuse_bound(ports: &[Mapping]) -> Result<(), Fault> {
     for (at, port) in ports.iter().enumerate() {
-        if ports[..at].iter().any(|before| overlap(before, port)) {
+        if ports[..at].iter().any(|before| before.meets(port)) {
             return Err(Fault::new(Code::CONFIG, format!("port {port} of the host is mapped twice")));
         }
         let at = (port.address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()), port.host);
@@ -68,11 +62,11 @@ mod tests {
         let port = |port: u16, protocol: &str, ip: &str| {
             mapping(&json!({"hostPort": port, "containerPort": 80, "protocol": protocol, "hostIP": ip}))
         };
-        assert!(overlap(&port(80, "tcp", ""), &port(80, "TCP", "127.0.0.1")));
-        assert!(overlap(&port(80, "tcp", "0.0.0.0"), &port(80, "tcp", "127.0.0.1")));
-        assert!(!overlap(&port(80, "tcp", "10.0.0.1"), &port(80, "tcp", "127.0.0.1")));
-        assert!(!overlap(&port(80, "tcp", ""), &port(80, "udp", "")));
-        assert!(!overlap(&port(80, "tcp", ""), &port(81, "tcp", "")));
+        assert!(port(80, "tcp", "").meets(&port(80, "TCP", "127.0.0.1")));
+        assert!(port(80, "tcp", "0.0.0.0").meets(&port(80, "tcp", "127.0.0.1")));
+        assert!(!port(80, "tcp", "10.0.0.1").meets(&port(80, "tcp", "127.0.0.1")));
+        assert!(!port(80, "tcp", "").meets(&port(80, "udp", "")));
+        assert!(!port(80, "tcp", "").meets(&port(81, "tcp", "")));
         let error = refuse_shared(&[port(80, "tcp", "")], &[port(80, "tcp", "127.0.0.1")], "x").unwrap_err();
         assert_eq!(error.to_string(), "port 80/tcp of the host is taken by pod x");
         let error = refuse_bound(&[port(80, "sctp", ""), port(80, "sctp", "::1")]).unwrap_err();

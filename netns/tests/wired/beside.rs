@@ -7,72 +7,21 @@ use netns::cni::conflist::NetworkList;
 use netns::cni::engine::Engine;
 use serde_json::{Value, json};
 
+use crate::cases::{cases, cases_with_iptables};
 use crate::host::{Host, Pod, cache, list, nft, soon};
-use crate::trial;
+use crate::{trial, trial_with};
 
 /// One configuration each: name, plugins, what the runtime says.
 pub type Case = (&'static str, Value, Value);
 
-fn cases() -> Vec<Case> {
-    let v4 = json!({"type":"host-local","subnet":"10.7.0.0/24","routes":[{"dst":"0.0.0.0/0"}]});
-    // With isDefaultGateway the Go bridge adds the default route itself, and fails where the addresses' plugin has one too.
-    let bare = json!({"type":"host-local","subnet":"10.7.0.0/24"});
-    let both = json!({"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]});
-    let fixed = json!({"type":"static","addresses":[{"address":"10.7.0.9/24","gateway":"10.7.0.1"}],"dns":{"nameservers":["10.7.0.1"]}});
-    let bridge = |more: Value| {
-        let mut plugin = json!({"type":"bridge","bridge":"br0"});
-        plugin.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        plugin
-    };
-    let ports = json!({"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"},
-        {"hostPort":53,"containerPort":53,"protocol":"udp","hostIP":"10.7.0.1"}]});
-    let portmap = json!({"type":"portmap","backend":"nftables","capabilities":{"portMappings":true}});
-    vec![
-        ("bridge", json!([bridge(json!({"ipam":v4}))]), json!({})),
-        (
-            "bridge gateway",
-            json!([bridge(json!({"isDefaultGateway":true,"mtu":1400,"hairpinMode":true,"ipam":bare}))]),
-            json!({}),
-        ),
-        ("bridge of two families", json!([bridge(json!({"isDefaultGateway":true,"ipam":both}))]), json!({})),
-        ("bridge promiscuous", json!([bridge(json!({"promiscMode":true,"isGateway":true,"ipam":v4}))]), json!({})),
-        ("bridge without addresses", json!([bridge(json!({}))]), json!({})),
-        ("bridge with static", json!([bridge(json!({"isGateway":true,"ipam":fixed}))]), json!({})),
-        (
-            "bridge with a mac",
-            json!([bridge(json!({"ipam":v4,"capabilities":{"mac":true}}))]),
-            json!({"mac":"02:11:22:33:44:55"}),
-        ),
-        (
-            "bridge with ipMasq",
-            json!([bridge(json!({"isGateway":true,"ipMasq":true,"ipMasqBackend":"nftables","ipam":both}))]),
-            json!({}),
-        ),
-        ("bridge with portmap", json!([bridge(json!({"isDefaultGateway":true,"ipam":bare})), portmap]), ports),
-        (
-            "bridge with tuning",
-            json!([bridge(json!({"isGateway":true,"ipam":bare})), {"type":"tuning","dataDir":"TUNING","mtu":1300,
-            "mac":"02:aa:bb:cc:dd:ee","promisc":true,"allmulti":true,"txQLen":77,
-            "sysctl":{"net.ipv4.conf.IFNAME.arp_filter":"1","net.core.somaxconn":"500"}}]),
-            json!({}),
-        ),
-        ("macvlan", json!([{"type":"macvlan","master":"below","mtu":1400,"ipam":v4}]), json!({})),
-        ("macvlan without addresses", json!([{"type":"macvlan","master":"below","mode":"private"}]), json!({})),
-        ("ptp", json!([{"type":"ptp","ipam":v4}]), json!({})),
-        (
-            "ptp with ipMasq",
-            json!([{"type":"ptp","ipMasq":true,"ipMasqBackend":"nftables","mtu":1300,"ipam":v4}]),
-            json!({}),
-        ),
-    ]
-}
-
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
-        trial("results and kernel state are the go plugins", |_| {
-            cases().iter().for_each(|case| same(case, &["0.3.1", "0.4.0", "1.0.0"]));
-        }),
+        trial("results and kernel state are the go plugins", |_| cases().iter().for_each(compared)),
         trial("either deletes what the other added", |_| cases().iter().for_each(crossed)),
+        trial_with("iptables", "results and kernel state are the go plugins", same_with_iptables),
+        trial_with("iptables", "either deletes what the other added", crossed_with_iptables),
+        trial_with("legacy", "results and kernel state are the go plugins", same_with_iptables),
+        trial_with("legacy", "either deletes what the other added", crossed_with_iptables),
     ];
     if !has_go_plugins() {
         eprintln!("ignored, tests/setup has not fetched the Go plugins: {}", trials.len());
@@ -122,7 +71,9 @@ fn network(host: &Host, version: &str, plugins: &Value) -> NetworkList {
 
 /// Replaces what is different each time: addresses made up by the kernel, numbers, random names, times.
 fn normal(value: &mut Value, names: &[(String, &str)]) {
-    const VOLATILE: [&str; 15] = [
+    const VOLATILE: [&str; 17] = [
+        "packets",
+        "bytes",
         "ifindex",
         "link_index",
         "address",
@@ -187,7 +138,10 @@ fn state(host: &Host, pod: &Pod, result: &Value) -> Vec<(&'static str, Value)> {
         ("vlans", host.vlans()),
         ("pod sysctls", pod.namespace.enter(in_pod).unwrap()),
         ("forwarding", json!([read("ipv4/ip_forward"), read("ipv6/conf/all/forwarding")])),
-        ("rules", nft()),
+        ("rules", by_family(nft())),
+        ("queues", tc("qdisc show")),
+        ("redirection", redirection(host)),
+        ("rules of iptables", host.saved().into()),
         ("leases", leases.into()),
     ];
     let veth = |name: &String| name.starts_with("veth");
@@ -197,6 +151,39 @@ fn state(host: &Host, pod: &Pod, result: &Value) -> Vec<(&'static str, Value)> {
         allowed(part, value);
     }
     parts
+}
+
+/// What `tc -j` says.
+fn tc(arguments: &str) -> Value {
+    let output = std::process::Command::new("tc").arg("-j").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "tc {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    if output.stdout.is_empty() { json!([]) } else { serde_json::from_slice(&output.stdout).unwrap() }
+}
+
+/// What becomes of what comes in by the veths. The Go plugin says the action twice, of which the first ends it.
+fn redirection(host: &Host) -> Value {
+    let veths = host.links().into_iter().filter(|name| name.starts_with("veth"));
+    let of = |name: String| {
+        let mut filters = tc(&format!("filter show dev {name} ingress"));
+        for filter in filters.as_array_mut().unwrap() {
+            if let Some(actions) = filter.pointer_mut("/options/actions").and_then(Value::as_array_mut) {
+                actions.truncate(1);
+                actions.iter_mut().filter_map(Value::as_object_mut).for_each(|action| drop(action.remove("index")));
+            }
+        }
+        filters
+    };
+    veths.map(of).collect()
+}
+
+/// A ruleset with the tables of one family together: the Go firewall takes families as they come.
+fn by_family(mut ruleset: Value) -> Value {
+    let family = |object: &Value| {
+        let inner = object.as_object().and_then(|object| object.values().next()).unwrap_or(&Value::Null);
+        inner["family"].as_str().unwrap_or_default().to_owned()
+    };
+    ruleset["nftables"].as_array_mut().unwrap().sort_by_key(family);
+    ruleset
 }
 
 /// What differs on purpose, or by the moment.
@@ -254,6 +241,20 @@ fn differences(go: &Value, ours: &Value, path: String, found: &mut Vec<String>) 
     }
 }
 
+fn same_with_iptables(_: &Host) {
+    cases_with_iptables().iter().for_each(compared);
+}
+
+fn crossed_with_iptables(_: &Host) {
+    cases_with_iptables().iter().for_each(crossed);
+}
+
+fn compared(case: &Case) {
+    // The firewall plugin is no older than CNI 0.4.0.
+    let oldest = usize::from(case.0.contains("firewall"));
+    same(case, &["0.3.1", "0.4.0", "1.0.0"][oldest..]);
+}
+
 pub fn same((name, plugins, capabilities): &Case, versions: &[&str]) {
     for version in versions {
         // Each on a host of its own, so that what one leaves does not help the other.
@@ -277,6 +278,15 @@ pub fn same((name, plugins, capabilities): &Case, versions: &[&str]) {
     }
 }
 
+/// The same with other ports of the host.
+fn elsewhere(capabilities: &Value) -> Value {
+    let mut capabilities = capabilities.clone();
+    for mapping in capabilities.get_mut("portMappings").and_then(Value::as_array_mut).into_iter().flatten() {
+        mapping["hostPort"] = (mapping["hostPort"].as_u64().unwrap() + 1000).into();
+    }
+    capabilities
+}
+
 /// What a host has of its own, or may keep: bridges, and a VLAN's gateway.
 const OWN: [&str; 6] = ["lo", "br0", "br0.5", "below", "nic", "far"];
 
@@ -290,7 +300,9 @@ pub fn crossed((name, plugins, capabilities): &Case) {
             let list = network(host, "1.0.0", plugins);
             let engines = engines(host);
             let (first, second) = (host.pod("first"), host.pod("second"));
-            let all = |pod: &Pod| -> Attachment { pod.attachment(capabilities.clone()) };
+            let all = |pod: &Pod| -> Attachment {
+                pod.attachment(if pod.id == "second" { elsewhere(capabilities) } else { capabilities.clone() })
+            };
             // A second pod stays a while, so that what is shared is there.
             if !alone {
                 engines[if adds == GO { OURS } else { GO }]
@@ -326,6 +338,9 @@ pub fn crossed((name, plugins, capabilities): &Case) {
             for chain in ["masq_checks", "hostports", "masquerading"] {
                 assert_eq!(host.rules(chain), 0, "{name} {adds} {deletes} {chain}");
             }
+            // What is of all pods, of the host or of a bridge stays.
+            let own = |line: &&String| line.contains("10.7.0.") || line.contains("fd07:") || line.contains(" id: ");
+            assert_eq!(host.saved().iter().find(own), None, "{name} {adds} {deletes}");
             assert!(host.engine.attachments().is_empty());
             assert_eq!(std::fs::read_dir(&host.engine.places.tuning).into_iter().flatten().count(), 0);
         });

@@ -16,7 +16,7 @@ use crate::host::{Host, Pod, list, soon};
 use crate::trial;
 
 /// Set in a process that wires one pod and may be killed: the directory, and what to do.
-const VICTIM: &str = "BERTH_NETNS_VICTIM";
+pub const VICTIM: &str = "BERTH_NETNS_VICTIM";
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -31,7 +31,7 @@ pub fn trials() -> Vec<Trial> {
 
 /// Which plugins.
 #[derive(Clone, Copy, PartialEq)]
-enum Chain {
+pub enum Chain {
     Bridge,
     /// The same in processes of their own, which are killed with the one that runs them.
     Binaries,
@@ -59,7 +59,7 @@ fn device() -> NetworkList {
     list("1.1.0", "net", json!([{"type":"host-device","device":"nic","ipam":ipam}, {"type":"sbr"}]))
 }
 
-fn bridge(directory: &Path) -> NetworkList {
+pub fn bridge(directory: &Path) -> NetworkList {
     let bridge = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":true,
         "ipam":{"type":"host-local","dataDir":directory.join("networks"),
         "ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
@@ -68,13 +68,13 @@ fn bridge(directory: &Path) -> NetworkList {
     list("1.1.0", "net", [bridge].into_iter().chain(chained).collect())
 }
 
-fn engine(directory: &Path, chain: Chain) -> Engine {
+pub fn engine(directory: &Path, chain: Chain) -> Engine {
     let places = Places { networks: directory.join("networks"), ..Places::default() };
     let (native, bin_dirs) = (chain != Chain::Binaries, vec![directory.join("ours")]);
     Engine { cache_dir: directory.join("cache"), bin_dirs, native, places, ..Engine::default() }
 }
 
-fn attachment(directory: &Path) -> Attachment {
+pub fn attachment(directory: &Path) -> Attachment {
     Attachment {
         container_id: "pod".to_owned(),
         netns: directory.join("netns/pod").display().to_string(),

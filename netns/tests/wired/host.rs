@@ -101,6 +101,12 @@ impl Host {
         rules.filter(|rule| rule["chain"] == chain && rule.get("comment").is_some()).count()
     }
 
+    /// The rules of iptables, of both families, as it saves them.
+    pub fn saved(&self) -> Vec<String> {
+        let programs = ["iptables-save", "ip6tables-save"];
+        programs.iter().flat_map(|program| saved(program)).collect()
+    }
+
     /// The leases of a network.
     pub fn leases(&self, network: &str) -> Vec<String> {
         let entries = fs::read_dir(self.engine.places.networks.join(network)).into_iter().flatten();
@@ -205,17 +211,28 @@ pub fn cache() -> PathBuf {
 }
 
 /// A command that finds the network tools that tests/setup unpacked.
-pub fn with_tools(mut command: Command) -> Command {
+pub fn with_tools(mut command: Command, tools: &str) -> Command {
     let network = cache().join("network/usr");
     let libraries = fs::read_dir(network.join("lib")).into_iter().flatten().flatten().map(|entry| entry.path());
     let libraries: Vec<_> = libraries.filter(|path| path.to_string_lossy().ends_with("-linux-gnu")).collect();
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let programs: Vec<_> = [network.join("sbin")].into_iter().chain(std::env::split_paths(&path)).collect();
+    let programs: Vec<_> =
+        [network.join(tools), network.join("sbin")].into_iter().chain(std::env::split_paths(&path)).collect();
     if !libraries.is_empty() {
+        let extensions: Vec<_> = libraries.iter().map(|path| path.join("xtables")).collect();
+        command.env("XTABLES_LIBDIR", std::env::join_paths(extensions).unwrap());
         command.env("LD_LIBRARY_PATH", std::env::join_paths(libraries).unwrap());
     }
     command.env("PATH", std::env::join_paths(programs).unwrap());
     command
+}
+
+fn saved(program: &str) -> Vec<String> {
+    // A host that has no iptables has none of its rules.
+    let Ok(output) = Command::new(program).output() else { return Vec::new() };
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter(|line| line.starts_with("-A ")).map(|line| format!("{program}: {line}")).collect()
 }
 
 /// What `nft -j list ruleset` says.

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod beside;
+mod cases;
 mod crash;
+mod filter;
 mod host;
 mod links;
 mod plugins;
@@ -15,7 +17,8 @@ use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
 
-/// Set where the tools that are not installed are found by name.
+/// Which tools that are not installed are found by name: nft(8) alone, or an iptables beside it, one of nf_tables or the
+/// old one. By name, as that is how the Go plugins find them.
 const TOOLS: &str = "BERTH_NETNS_TOOLS";
 
 fn main() -> ExitCode {
@@ -25,9 +28,7 @@ fn main() -> ExitCode {
         return code;
     }
     if std::env::var_os(TOOLS).is_none() {
-        // The Go plugins run nft(8) by its name.
-        let error =
-            host::with_tools(Command::new("/proc/self/exe")).args(std::env::args_os().skip(1)).env(TOOLS, "1").exec();
+        let error = itself("nft").args(std::env::args_os().skip(1)).exec();
         panic!("run the trials: {error}");
     }
     if crash::is_victim() || pods::is_victim() {
@@ -40,11 +41,16 @@ fn main() -> ExitCode {
     trials.extend(crash::trials());
     trials.extend(pods::trials());
     trials.extend(links::trials());
-    if !host::cache().join("network/usr/sbin/nft").exists() {
+    trials.extend(filter::trials());
+    if !host::cache().join("network/usr/iptables/iptables").exists() {
         let needs = |trial: &Trial| {
-            ["ipMasq", "portmap", "two hundred", "killed", "a pod"].iter().any(|name| trial.name().starts_with(name))
+            let beginnings = ["ipMasq", "portmap", "firewall", "two hundred", "killed", "a pod", "by "];
+            beginnings.iter().any(|name| trial.name().starts_with(name))
         };
-        eprintln!("ignored, tests/setup has not fetched nft: {}", trials.iter().filter(|trial| needs(trial)).count());
+        eprintln!(
+            "ignored, tests/setup has not fetched nft and iptables: {}",
+            trials.iter().filter(|trial| needs(trial)).count()
+        );
         let ignore = |trial: Trial| if needs(&trial) { trial.with_ignored_flag(true) } else { trial };
         trials = trials.into_iter().map(ignore).collect();
     }
@@ -53,6 +59,26 @@ fn main() -> ExitCode {
         eprintln!("ignored, needs root: all of them");
     }
     libtest_mimic::run(&arguments, trials).exit();
+}
+
+fn itself(tools: &str) -> Command {
+    let mut command = host::with_tools(Command::new("/proc/self/exe"), tools);
+    command.env(TOOLS, tools);
+    command
+}
+
+/// A trial where these tools are found: in a process of its own, as what is found is a process' own.
+pub fn trial_with(tools: &'static str, name: &'static str, act: fn(&host::Host)) -> Trial {
+    let name = format!("by {tools}: {name}");
+    Trial::test(name.clone(), move || {
+        if std::env::var(TOOLS).is_ok_and(|found| found == tools) {
+            host::Host::with(&name.replace(':', ""), act);
+            return Ok(());
+        }
+        let output = itself(tools).args([&name, "--exact"]).output()?;
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+        if output.status.success() && text.contains("1 passed") { Ok(()) } else { Err(text.into()) }
+    })
 }
 
 /// A trial on a host of its own.

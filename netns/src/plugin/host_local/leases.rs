@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -25,15 +27,26 @@ fn content(container: &str, interface: &str) -> String {
 }
 
 impl Leases {
-    /// Waits for the lock; makes the directory where it is missing.
-    pub(super) fn lock(directory: &Path) -> Result<Self, Fault> {
+    /// Waits for the lock, as long as there is time; makes the directory where it is missing.
+    pub(super) fn lock(directory: &Path, deadline: Instant) -> Result<Self, Fault> {
         let failed = |error: io::Error| Fault::io(format!("lock the leases in {}", directory.display()), &error);
         DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC;
         let lock = rustix::fs::open(directory.join("lock"), flags, Mode::from_raw_mode(0o750));
         let lock = lock.map_err(|errno| failed(errno.into()))?;
-        let locked = rustix::io::retry_on_intr(|| rustix::fs::flock(&lock, FlockOperation::LockExclusive));
-        locked.map_err(|errno| failed(errno.into()))?;
+        let mut pause = Duration::from_micros(100);
+        loop {
+            match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_millis(5));
+                }
+                Err(Errno::WOULDBLOCK) => return Err(failed(io::Error::other("somebody else has it"))),
+                Err(errno) => return Err(failed(errno.into())),
+            }
+        }
         Ok(Self { directory: directory.to_owned(), owners: Owners::of(directory), _lock: lock })
     }
 
@@ -184,7 +197,7 @@ mod tests {
     #[test]
     fn a_lease_is_the_go_plugins_file() {
         let scratch = Scratch::new("file");
-        let leases = Leases::lock(&scratch.0).unwrap();
+        let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
         assert!(leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap());
         assert!(!leases.reserve(address("10.0.0.2"), 0, "other", "eth0").unwrap());
         assert_eq!(fs::read(scratch.0.join("10.0.0.2")).unwrap(), b"pod\r\neth0");
@@ -197,7 +210,7 @@ mod tests {
     #[test]
     fn a_lease_without_an_owner_is_free() {
         let scratch = Scratch::new("empty");
-        let leases = Leases::lock(&scratch.0).unwrap();
+        let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
         fs::write(scratch.0.join("10.0.0.2"), "").unwrap();
         assert!(leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap());
         assert_eq!(leases.of("pod", "eth0").unwrap(), [address("10.0.0.2")]);
@@ -206,7 +219,7 @@ mod tests {
     #[test]
     fn an_old_lease_goes_only_where_there_is_no_new_one() {
         let scratch = Scratch::new("old");
-        let leases = Leases::lock(&scratch.0).unwrap();
+        let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
         fs::write(scratch.0.join("10.0.0.2"), "pod").unwrap();
         leases.reserve(address("10.0.0.3"), 0, "pod", "eth0").unwrap();
         leases.free_all("pod", "eth0").unwrap();
@@ -218,7 +231,7 @@ mod tests {
     #[test]
     fn only_what_is_valid_is_kept() {
         let scratch = Scratch::new("keep");
-        let leases = Leases::lock(&scratch.0).unwrap();
+        let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
         leases.reserve(address("10.0.0.2"), 0, "a", "eth0").unwrap();
         leases.reserve(address("10.0.0.3"), 0, "b", "eth0").unwrap();
         fs::write(scratch.0.join("10.0.0.4"), "").unwrap();
@@ -231,9 +244,9 @@ mod tests {
     #[test]
     fn leases_are_not_read_for_one_that_is_looked_up() {
         let scratch = Scratch::new("owners");
-        let its = |container| Leases::lock(&scratch.0).unwrap().of(container, "eth0").unwrap();
+        let its = |container| Leases::lock(&scratch.0, Instant::now()).unwrap().of(container, "eth0").unwrap();
         assert!(its("pod").is_empty());
-        let leases = Leases::lock(&scratch.0).unwrap();
+        let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
         leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap();
         leases.reserve(address("10.0.0.3"), 0, "other", "eth0").unwrap();
         drop(leases);
@@ -251,17 +264,17 @@ mod tests {
     #[test]
     fn what_the_go_plugin_does_meanwhile_is_seen() {
         let scratch = Scratch::new("meanwhile");
-        let its = |container| Leases::lock(&scratch.0).unwrap().of(container, "eth0").unwrap();
-        Leases::lock(&scratch.0).unwrap().reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap();
+        let its = |container| Leases::lock(&scratch.0, Instant::now()).unwrap().of(container, "eth0").unwrap();
+        Leases::lock(&scratch.0, Instant::now()).unwrap().reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap();
         assert_eq!(its("pod"), [address("10.0.0.2")]);
         fs::write(scratch.0.join("10.0.0.3"), "theirs\r\neth0").unwrap();
         assert_eq!(its("theirs"), [address("10.0.0.3")]);
         fs::remove_file(scratch.0.join("10.0.0.2")).unwrap();
         assert!(its("pod").is_empty());
-        Leases::lock(&scratch.0).unwrap().free_all("theirs", "eth0").unwrap();
+        Leases::lock(&scratch.0, Instant::now()).unwrap().free_all("theirs", "eth0").unwrap();
         assert!(its("theirs").is_empty());
         // Written anew where most of it is of the past.
-        let leases = Leases::lock(&scratch.0).unwrap();
+        let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
         for _ in 0..250 {
             leases.reserve(address("10.0.0.9"), 0, "brief", "eth0").unwrap();
             assert!(leases.free(address("10.0.0.9"), "brief", "eth0"));
