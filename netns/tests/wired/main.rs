@@ -10,6 +10,7 @@ mod host;
 mod links;
 mod plugins;
 mod pods;
+mod refused;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -42,9 +43,11 @@ fn main() -> ExitCode {
     trials.extend(pods::trials());
     trials.extend(links::trials());
     trials.extend(filter::trials());
+    trials.extend(refused::trials());
     if !host::cache().join("network/usr/iptables/iptables").exists() {
         let needs = |trial: &Trial| {
-            let beginnings = ["ipMasq", "portmap", "firewall", "two hundred", "killed", "a pod", "by "];
+            let beginnings =
+                ["ipMasq", "portmap", "firewall", "two hundred", "killed", "a pod", "what is no", "a read only", "by "];
             beginnings.iter().any(|name| trial.name().starts_with(name))
         };
         eprintln!(
