@@ -21,7 +21,7 @@ mod args;
 #[allow(dead_code)]
 mod params;
 #[path = "../../shim/src/options.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod shim_options;
 
 /// Private to its library, so likewise.
