@@ -19,6 +19,7 @@ mod pin;
 pub mod plugin;
 pub mod pod;
 mod sys;
+mod whole;
 
 pub use afterwards::Afterwards;
 pub use error::Error;

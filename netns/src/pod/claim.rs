@@ -2,8 +2,8 @@
 //! program inherits it, as every descriptor of ours is closed on execve.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::cni::fault::{Code, Fault};
+use crate::whole;
 
 /// Longer than somebody holds the lock who only looks whether there is an owner; flock(2) has no way to ask.
 const LOOK: Duration = Duration::from_millis(250);
@@ -35,7 +36,6 @@ pub(super) enum Taken {
 
 /// Nobody else writes a record in this directory while this lives.
 pub(super) struct Alone {
-    directory: PathBuf,
     _lock: fs::File,
 }
 
@@ -46,7 +46,7 @@ pub(super) fn lock(directory: &Path) -> Result<Alone, Fault> {
     let lock = fs::File::open(directory).map_err(failed)?;
     let locked = retry_on_intr(|| flock(&lock, FlockOperation::LockExclusive));
     locked.map_err(|errno| failed(errno.into()))?;
-    Ok(Alone { directory: directory.to_owned(), _lock: lock })
+    Ok(Alone { _lock: lock })
 }
 
 /// What is written, whosever it is.
@@ -56,25 +56,12 @@ pub(super) fn read(path: &Path) -> Option<Vec<u8>> {
 
 impl Claim {
     /// Writes a new one. It appears whole, and locked.
-    pub(super) fn make(alone: &Alone, path: &Path, bytes: &[u8]) -> Result<Self, Fault> {
-        let failed = |error: io::Error| Fault::io(format!("write {}", path.display()), &error);
-        if path.exists() {
-            return Err(Fault::new(Code::TRY_AGAIN, format!("{} is there already", path.display())));
+    pub(super) fn make(_: &Alone, path: &Path, bytes: &[u8]) -> Result<Self, Fault> {
+        match whole::create(path, bytes, |file| flock(file, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock.into() }),
+            Err(Errno::EXIST) => Err(Fault::new(Code::TRY_AGAIN, format!("{} is there already", path.display()))),
+            Err(errno) => Err(Fault::io(format!("write {}", path.display()), &errno.into())),
         }
-        // A name of its own is not needed, as we are alone; a crash leaves it for the next.
-        let draft = alone.directory.join(".new");
-        let mut options = fs::OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(failed)?;
-        let written = flock(&file, FlockOperation::NonBlockingLockExclusive)
-            .map_err(io::Error::from)
-            .and_then(|()| file.write_all(bytes))
-            .and_then(|()| fs::rename(&draft, path));
-        if let Err(error) = written {
-            let _ = fs::remove_file(&draft);
-            return Err(failed(error));
-        }
-        Ok(Self { path: path.to_owned(), _lock: file })
     }
 
     /// Takes one that is nobody's, after whoever only looks at it.

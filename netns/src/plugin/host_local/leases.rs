@@ -3,17 +3,18 @@
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::owners::Owners;
 use crate::cni::fault::Fault;
+use crate::whole;
 
 /// The leases, locked for as long as this lives. The kernel unlocks what a dead process held.
 pub(super) struct Leases {
@@ -59,14 +60,15 @@ impl Leases {
         let path = self.path(address);
         let failed = |errno: Errno| Fault::io(format!("lease {}", path.display()), &errno.into());
         let content = content(container, interface);
-        match write_new(&self.directory, &path, content.as_bytes()) {
-            Ok(()) => {}
+        let write = || whole::create(&path, content.as_bytes(), |_| Ok(()));
+        match write() {
+            Ok(_) => {}
             // We hold the lock, so one without an owner is not being written: its writer has died.
             Err(Errno::EXIST)
                 if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file() && metadata.len() == 0) =>
             {
                 fs::remove_file(&path).map_err(|error| Fault::io(format!("lease {}", path.display()), &error))?;
-                write_new(&self.directory, &path, content.as_bytes()).map_err(failed)?;
+                write().map_err(failed)?;
             }
             Err(Errno::EXIST) => return Ok(false),
             Err(errno) => return Err(failed(errno)),
@@ -150,25 +152,6 @@ fn remove(path: &Path) -> Result<(), Fault> {
             Err(Fault::io(format!("remove {}", path.display()), &error))
         }
         _ => Ok(()),
-    }
-}
-
-/// A new file with that content, by way of one without a name where the file system knows such files.
-fn write_new(directory: &Path, path: &Path, content: &[u8]) -> Result<(), Errno> {
-    let mode = Mode::from_raw_mode(0o600);
-    let write = |file: &OwnedFd| rustix::io::write(file, content).map(|_| ());
-    match rustix::fs::open(directory, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, mode) {
-        Ok(file) => {
-            write(&file)?;
-            let own = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
-            rustix::fs::linkat(CWD, own, CWD, path, AtFlags::SYMLINK_FOLLOW)
-        }
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-            let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = rustix::fs::open(path, flags, mode)?;
-            write(&file).inspect_err(|_| drop(fs::remove_file(path)))
-        }
-        Err(errno) => Err(errno),
     }
 }
 
