@@ -1,6 +1,6 @@
-//! What is left to do when a DEL has been answered. A link that is deleted, and rules that were, keep whoever asked for
-//! it waiting until no processor looks at them any more (RCU): 15 to 30 ms each, in which nothing else is done.
-//! By then the pod is off the network and its addresses are free.
+//! What is left to do when an ADD or DEL has been answered. A link that is deleted, and chains and rules that were changed,
+//! keep whoever asked for it waiting until no processor looks at them any more (RCU): 15 to 30 ms each, in which nothing
+//! else is done. By then the pod is on the network; or it is off it, and its addresses are free.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -12,7 +12,7 @@ use crate::netlink::{Netlink, Refused};
 use crate::nft::Nft;
 use crate::sys;
 
-/// How long rules that were deleted are on the kernel's hands. To close a socket of nf_tables meanwhile waits for them.
+/// How long what was changed is on the kernel's hands. To close a socket of nf_tables meanwhile waits for it.
 const RULES_GONE: Duration = Duration::from_millis(300);
 
 /// The rest of an operation. Dropping it does it.
@@ -55,7 +55,7 @@ impl Afterwards {
     /// Has a process of its own do the rest, for one that is about to end: it would wait at its end.
     pub(crate) fn detach(self) {
         let mut rest = std::mem::take(&mut *self.rest());
-        if rest.links.is_empty() && !rest.nft.as_ref().is_some_and(Nft::has_deleted) {
+        if rest.links.is_empty() && !rest.nft.as_ref().is_some_and(Nft::lingers) {
             return;
         }
         match sys::fork() {
@@ -98,7 +98,7 @@ impl Drop for Afterwards {
     fn drop(&mut self) {
         let mut rest = std::mem::take(&mut *self.rest());
         rest.delete_links();
-        if let Some(nft) = rest.nft.take().filter(Nft::has_deleted) {
+        if let Some(nft) = rest.nft.take().filter(Nft::lingers) {
             // Where no thread is to be had, it is closed here.
             let _ = thread::Builder::new().name("nft".to_owned()).spawn(move || {
                 thread::sleep(RULES_GONE);

@@ -169,14 +169,14 @@ impl Rule {
 #[derive(Debug)]
 pub(crate) struct Nft {
     netfilter: Netfilter,
-    /// Whether something was deleted by it.
-    deleted: bool,
+    /// Whether the kernel is busy for a while with what was done by it.
+    lingers: bool,
 }
 
 impl Nft {
     /// In the namespace of the calling thread.
     pub(crate) fn here() -> Result<Self, Refused> {
-        Ok(Self { netfilter: Netfilter::here()?, deleted: false })
+        Ok(Self { netfilter: Netfilter::here()?, lingers: false })
     }
 
     /// Every rule of a table; of one that is not there, none.
@@ -207,9 +207,10 @@ impl Nft {
         Ok(number.map(u32::from_be_bytes).ok_or(Errno::BADMSG)?)
     }
 
-    /// Whether it took anything away, which the kernel is busy with for a while.
-    pub(crate) fn has_deleted(&self) -> bool {
-        self.deleted
+    /// Whether the kernel is busy for a while with what was done: with what was deleted, and with a chain that was said
+    /// again. To close the socket meanwhile waits for that.
+    pub(crate) fn lingers(&self) -> bool {
+        self.lingers
     }
 
     /// All of it, or nothing.
@@ -218,7 +219,7 @@ impl Nft {
         if batch.is_empty() {
             return Ok(());
         }
-        self.deleted |= batch.0.iter().any(|(kind, ..)| matches!(*kind, DELETE_RULE | DELETE_CHAIN));
+        self.lingers |= batch.0.iter().any(|(kind, ..)| matches!(*kind, NEW_CHAIN | DELETE_RULE | DELETE_CHAIN));
         let socket = &mut self.netfilter;
         let first = socket.sequence + 1;
         let mut condition = Attributes::default();

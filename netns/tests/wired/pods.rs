@@ -158,6 +158,15 @@ fn becomes(pods: &Pods, life: Life) {
     assert_eq!(pods.find("pod").unwrap().unwrap().life, life);
 }
 
+/// Collects all that there is, which takes longer where another trial's process has our locks.
+fn collect(pods: &Pods) {
+    let all = || {
+        pods.collect().unwrap().into_iter().for_each(|(_, removed)| removed.unwrap());
+        pods.ids().unwrap().is_empty()
+    };
+    assert!(soon(all));
+}
+
 fn collected(host: &Host) {
     let pods = pods(&host.directory);
     let (live, _) = pods.create(wanted("live", 8080)).unwrap();
@@ -236,7 +245,7 @@ fn make_killed(host: &Host) {
     each_moment(host, |moment, after| {
         let done = victim(host, "make", after);
         match moment % 3 {
-            0 => pods.collect().unwrap().into_iter().for_each(|(_, removed)| removed.unwrap()),
+            0 => collect(&pods),
             1 => pods.open("pod").unwrap().into_iter().for_each(|pod| pod.remove().unwrap()),
             _ => pods.create(wanted("pod", 8080)).unwrap().0.remove().unwrap(),
         }
@@ -250,7 +259,7 @@ fn take_killed(host: &Host) {
         drop(pods.create(wanted("pod", 8080)).unwrap());
         let done = victim(host, "take", after);
         match moment % 2 {
-            0 => pods.collect().unwrap().into_iter().for_each(|(_, removed)| removed.unwrap()),
+            0 => collect(&pods),
             _ => pods.open("pod").unwrap().into_iter().for_each(|pod| pod.remove().unwrap()),
         }
         done
