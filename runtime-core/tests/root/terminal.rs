@@ -113,10 +113,12 @@ fn userns() -> Result<(), Stop> {
 }
 
 fn hangup() -> Result<(), Stop> {
-    let mut live = Bundle::new().sh("trap 'exit 9' HUP; while :; do sleep 0.05; done").create_on_terminal()?;
+    let script = "trap 'exit 9' HUP; echo trapped; while :; do sleep 0.05; done";
+    let mut live = Bundle::new().sh(script).create_on_terminal()?;
     live.container.start()?;
-    std::thread::sleep(Duration::from_millis(100));
     let master = master(&mut live);
+    // Before it has its trap, a signal is nothing to the first process of a pid namespace.
+    assert!(readable(&master, Duration::from_secs(10)));
     assert!(rustix::termios::isatty(master.as_fd()));
     drop(master);
     assert_eq!(live.init.wait().status, 9);
