@@ -170,8 +170,8 @@ fn paths_are_masked_and_read_only(k: &Kubelet<'_>) -> Result<()> {
                   if [ -d $f ]; then ls -A $f | wc -l; else head -c 100 $f 2>&1 | wc -c; fi; done; \
                   for f in sysrq-trigger sys/kernel/domainname irq/default_smp_affinity; do echo x 2>&1 >$f; done; \
                   umount /proc/kcore 2>&1; \
-                  sed -E 's/,(noexec|relatime)//g' /proc/self/mountinfo | cut -d' ' -f5,6 | sort | \
-                  grep -E '/(proc|sys/firm)'"; // a mask that is noexec masks as well
+                  sed -E 's/,(noexec|relatime)//g; s#( /null [^ ]+) ro#\\1 rw#' /proc/self/mountinfo | \
+                  cut -d' ' -f5,6 | sort | grep -E '/(proc|sys/firm)'"; // a mask that is noexec or ro masks as well
     each(k, script, &[("hidden", hide), ("not hidden", |_| ())])
 }
 
