@@ -189,9 +189,11 @@ fn by_family(mut ruleset: Value) -> Value {
 /// What differs on purpose, or by the moment.
 fn allowed(part: &str, value: &mut Value) {
     let Some(list) = value.as_array_mut() else { return };
-    if part.starts_with("host") || part == "vlans" {
+    if part.starts_with("host") || part == "vlans" || part == "queues" {
         // Which end of a veth pair has the lower number.
-        list.sort_by_key(|object| object["ifname"].as_str().unwrap_or_default().to_owned());
+        let name =
+            |object: &Value| object.get("ifname").or(object.get("dev")).and_then(Value::as_str).map(str::to_owned);
+        list.sort_by_key(name);
     }
     for object in list.iter_mut().filter_map(Value::as_object_mut) {
         if let Some(addresses) = object.get_mut("addr_info").and_then(Value::as_array_mut) {
