@@ -177,12 +177,10 @@ fn a_client_attaches_twice(k: &Kubelet<'_>) -> Result<()> {
     let script = "while read line; do echo you said $line; [ $line = bye ] && exit 21; done; exit 1";
     let echo = k.start(&sandbox, &pod, &k.script(&pod, "echo", script).stdin(false))?;
     let mut session = k.cri.attach(&echo, true, false)?;
-    session.send(b"one\n")?;
-    session.read_until("you said one")?;
+    session.ask(b"one\n", "you said one")?;
     drop(session);
     let mut session = k.cri.attach(&echo, true, false)?;
-    session.send(b"two\n")?;
-    session.read_until("you said two")?;
+    session.ask(b"two\n", "you said two")?;
     session.send(b"bye\n")?; // the answer may come too late for this session
     let status = k.cri.wait_for(&echo, berth_tests::cri::v1::ContainerState::ContainerExited)?;
     k.see("exit code", status.exit_code);
@@ -197,8 +195,7 @@ fn a_client_attaches_to_a_terminal(k: &Kubelet<'_>) -> Result<()> {
     let shell = k.start(&sandbox, &pod, &container)?;
     let mut session = k.cri.attach(&shell, true, true)?;
     session.resize(90, 30)?;
-    session.send(b"echo $((1+2))$((3+4)); tty\n")?;
-    session.read_until("37\r\n")?;
+    session.ask(b"echo $((1+2))$((3+4)); tty\n", "37\r\n")?;
     session.send(b"stty size\n")?;
     session.read_until("30 90")?;
     session.send(b"exit 22\n")?;

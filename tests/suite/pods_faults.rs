@@ -187,8 +187,7 @@ fn outlive(k: &Kubelet<'_>, end: impl Fn() -> Result<()>) -> Result<()> {
         let expected: Vec<String> = (0..numbers.len()).map(|number| number.to_string()).collect();
         ensure!(numbers == expected, "after the {round} restart the log is {numbers:?}");
         let mut session = k.cri.attach(&reader, true, false)?;
-        session.send(format!("{round}\n").as_bytes())?;
-        session.read_until(&format!("you said {round}"))?;
+        session.ask(format!("{round}\n").as_bytes(), &format!("you said {round}"))?;
         ensure!(k.cri.stats(&ticker)?.memory.is_some(), "no statistics after the restart");
     }
     k.cri.start(&created)?;

@@ -20,6 +20,8 @@ const STDERR: u8 = 2;
 const VERDICT: u8 = 3;
 const RESIZE: u8 = 4;
 
+/// How long a read waits.
+const SILENCE: Duration = Duration::from_secs(2);
 /// How long a session may be silent about what a test waits for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,7 +49,7 @@ impl Stream {
         let address = rest.split('/').next().unwrap_or_default();
         let uri = format!("ws://{rest}").parse().map_err(|e| failed("parse", &e))?;
         let socket = TcpStream::connect(address).map_err(|e| failed("connect to", &e))?;
-        socket.set_read_timeout(Some(Duration::from_secs(5))).map_err(|e| failed("set up", &e))?;
+        socket.set_read_timeout(Some(SILENCE)).map_err(|e| failed("set up", &e))?;
         let request = ClientRequestBuilder::new(uri).with_sub_protocol("v4.channel.k8s.io");
         let (socket, _) = tungstenite::client(request, socket).map_err(|e| failed("upgrade", &e))?;
         Ok(Stream { method, socket, stdout: Vec::new(), stderr: Vec::new(), verdict: None, closed: false })
@@ -69,9 +71,27 @@ impl Stream {
         self.socket.send(Message::binary(message)).map_err(|e| self.error(&format!("write to channel {channel}: {e}")))
     }
 
+    /// Writes a line until standard output has its answer. A session's first answers may pass it by: containerd hands its
+    /// input on before it gives it the output (`ContainerIO.Attach` in containerd's cri/io/container_io.go).
+    pub fn ask(&mut self, line: &[u8], answer: &str) -> Result<()> {
+        let started = Instant::now();
+        while !self.has_said(answer) {
+            self.send(line)?;
+            while self.read()? && !self.has_said(answer) {}
+            if self.closed || started.elapsed() > PATIENCE {
+                return Err(self.error(&format!("without {answer}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_said(&self, text: &str) -> bool {
+        String::from_utf8_lossy(&self.stdout).contains(text)
+    }
+
     /// Reads until standard output contains `text`; all of it so far.
     pub fn read_until(&mut self, text: &str) -> Result<String> {
-        self.read_while(|stream| !String::from_utf8_lossy(&stream.stdout).contains(text), text)?;
+        self.read_while(|stream| !stream.has_said(text), text)?;
         Ok(String::from_utf8_lossy(&self.stdout).into_owned())
     }
 
@@ -101,7 +121,8 @@ impl Stream {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<()> {
+    /// Whether something came, before the session ended or fell silent.
+    fn read(&mut self) -> Result<bool> {
         use tungstenite::Error as Ws;
         match self.socket.read() {
             Ok(Message::Binary(message)) => match message.split_first() {
@@ -113,12 +134,12 @@ impl Stream {
             Ok(Message::Close(_)) | Err(Ws::ConnectionClosed | Ws::AlreadyClosed | Ws::Protocol(_)) => {
                 self.closed = true
             }
-            Err(Ws::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(Ws::Io(e)) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(false),
             Err(Ws::Io(_)) => self.closed = true, // reset: containerd ended it without a goodbye
             Ok(_) => {}
             Err(e) => return Err(self.error(&format!("read: {e}"))),
         }
-        Ok(())
+        Ok(!self.closed)
     }
 
     fn error(&self, what: &str) -> Error {
