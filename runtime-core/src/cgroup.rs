@@ -25,7 +25,7 @@ mod v2;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use oci_spec::runtime::LinuxResources;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
 pub use error::Error;
 pub use oom::OomWatch;
@@ -238,7 +238,7 @@ impl Cgroup {
 
     /// Sends `signal` to every process. SIGKILL reaches also those that are forked meanwhile, and
     /// those that are frozen.
-    pub fn signal_all(&self, signal: Signal) -> Result<(), Error> {
+    pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
         match &self.groups {
             Groups::None => Ok(()),
             Groups::V1(groups) => groups.signal_all(signal),

@@ -12,7 +12,8 @@ use std::time::SystemTime;
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitIdStatus, waitid};
 
-use crate::sys::{first_ended, send_signal};
+use crate::sys::first_ended;
+pub use crate::sys::send_signal;
 
 /// Every child this process has made and not yet reaped.
 #[derive(Debug, Default)]

@@ -29,7 +29,6 @@ use std::time::SystemTime;
 use oci_spec::runtime::{LinuxNamespaceType, LinuxResources, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
-use rustix::process::Signal;
 
 pub use error::{Error, ErrorKind};
 pub(crate) use facts::{cgroup_directories, cgroups_path, joins_host_network};
@@ -256,8 +255,8 @@ impl Container {
         self.let_program_begin();
         if let Err(error) = self.hooks().run(HookKind::Poststart, Status::Running, pid) {
             // Its processes too, where they do not die with the first. What has ended by itself needs nothing.
-            let _ = self.cgroup.signal_all(Signal::KILL);
-            let _ = self.signal(Signal::KILL.as_raw());
+            let _ = self.cgroup.signal_all(libc::SIGKILL);
+            let _ = self.signal(libc::SIGKILL);
             return Err(spawn::Error::Hook(error).into());
         }
         Ok(())
@@ -306,7 +305,7 @@ impl Container {
     /// Ends what still runs and takes everything away. What is gone already is no error. What comes back are the poststop
     /// hooks that failed, which OCI wants logged.
     pub fn delete(&self) -> Result<Vec<hooks::Error>, Error> {
-        self.cgroup.signal_all(Signal::KILL)?;
+        self.cgroup.signal_all(libc::SIGKILL)?;
         if let Some(init) = self.init.as_ref().filter(|_| self.cgroup.is_none()) {
             init.end()?;
         }
@@ -333,7 +332,7 @@ pub fn destroy(bundle: &Path, children: &Children) -> Result<Vec<hooks::Error>, 
     let home = Home::Bundle(bundle.to_owned());
     let Some(record) = home.read()? else { return Ok(Vec::new()) };
     if let Some(cgroup) = Cgroup::open(&record.cgroup)? {
-        cgroup.signal_all(Signal::KILL)?;
+        cgroup.signal_all(libc::SIGKILL)?;
         cgroup.remove()?;
     }
     record.resctrl.as_ref().map_or(Ok(()), resctrl::Left::remove)?;

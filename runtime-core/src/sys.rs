@@ -15,9 +15,10 @@ mod wait;
 pub(crate) use clone::{CloneRequest, Cloned, clone_again, clone_into, exit, fork};
 pub(crate) use command::unblock_signals;
 pub(crate) use mount::{MountAttr, RECURSIVE, mount_setattr};
+pub use privilege::send_signal;
 pub(crate) use privilege::{
     block_signals, close_from, close_quietly, close_range, cwd_is_reachable, dup_to_stdio, end_on_signals, execve,
-    join_session_keyring, namespace_type, peer_user, reset_signals, restore_signals, seccomp, send_signal,
+    join_session_keyring, kill, namespace_type, peer_user, reset_signals, restore_signals, seccomp,
     set_controlling_terminal, set_interface_up, setdomainname, setgroups, setns, setrlimit, stdio, unshare,
 };
 pub(crate) use sched::{ioprio_set, personality, sched_setaffinity, sched_setattr, set_mempolicy};

@@ -10,7 +10,6 @@ use crate::convert::timestamp;
 use containerd_shim_protos::api::{DeleteRequest, DeleteResponse, KillRequest, StateRequest, WaitRequest};
 use protobuf::Message;
 use runtime_core::children::Children;
-use rustix::process::Signal;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -103,7 +102,7 @@ async fn ask(address: &str, id: &str) {
     if call(&mut server, "State", &state).await.is_err() {
         return;
     }
-    let signal = Signal::KILL.as_raw().cast_unsigned();
+    let signal = libc::SIGKILL.cast_unsigned();
     let kill = KillRequest { id: id.into(), signal, all: true, ..KillRequest::default() };
     let wait = WaitRequest { id: id.into(), ..WaitRequest::default() };
     let delete = DeleteRequest { id: id.into(), ..DeleteRequest::default() };

@@ -12,7 +12,6 @@ use crate::sys;
 use containerd_shim_protos::events::task::{TaskExit, TaskOOM};
 use runtime_core::cgroup::OomWatch;
 use runtime_core::children::{Child, Children, Exit};
-use rustix::process::Signal;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -109,7 +108,7 @@ impl Exits {
             let cleared = tokio::task::spawn_blocking(move || {
                 // Its other processes have no pid namespace that dies with init, or are frozen and cannot die.
                 let cgroup = container.container.cgroup();
-                cgroup.signal_all(Signal::KILL).and_then(|()| if paused { cgroup.thaw() } else { Ok(()) })
+                cgroup.signal_all(libc::SIGKILL).and_then(|()| if paused { cgroup.thaw() } else { Ok(()) })
             });
             if let Ok(Err(error)) = cleared.await {
                 tracing::error!(id = record.id, error = crate::error::chain(&error), "kill what init left");

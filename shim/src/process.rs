@@ -3,10 +3,10 @@
 use crate::error::Error;
 use crate::state::{Operation, State};
 use crate::stdio;
-use runtime_core::children::Exit;
+use runtime_core::children::{Exit, send_signal};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, pidfd_send_signal};
-use std::os::fd::OwnedFd;
+use rustix::process::Pid;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::watch;
 
@@ -124,14 +124,14 @@ impl Process {
     }
 
     /// Sends it a signal.
-    pub fn signal(&self, signal: Signal) -> Result<(), Error> {
+    pub fn signal(&self, signal: i32) -> Result<(), Error> {
         let Some(born) = self.born.get() else { return Err(Error::NotStarted) };
         if self.state().exit().is_some() {
             return Err(Error::Finished);
         }
-        pidfd_send_signal(&born.pidfd, signal).map_err(|source| match source {
+        send_signal(born.pidfd.as_fd(), signal).map_err(|source| match source {
             Errno::SRCH => Error::Finished,
-            _ => Error::Signal { signal: signal.as_raw(), pid: born.pid.as_raw_nonzero().get(), source },
+            _ => Error::Signal { signal, pid: born.pid.as_raw_nonzero().get(), source },
         })
     }
 
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn what_was_never_made_cannot_be_signalled() {
         let process = Process::new(Streams::default());
-        assert!(matches!(process.signal(Signal::KILL), Err(Error::NotStarted)));
+        assert!(matches!(process.signal(libc::SIGKILL), Err(Error::NotStarted)));
         assert_eq!(process.pid(), 0);
     }
 }

@@ -18,7 +18,7 @@ use containerd_shim_protos::events::task::{TaskExecAdded, TaskPaused, TaskResume
 use protobuf::Message;
 use runtime_core::children::Child;
 use runtime_core::container::{self, Runtime};
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -173,7 +173,7 @@ impl Task {
             process.signal(signal)?;
         }
         // A frozen process dies only when it is thawed.
-        if signal == Signal::KILL && matches!(record.init.state(), State::Paused) {
+        if signal == libc::SIGKILL && matches!(record.init.state(), State::Paused) {
             let container = record.clone();
             blocking("kill", move || container.container.cgroup().thaw().map_err(Error::cgroup("kill"))).await?;
             record.init.settle(State::Running);
@@ -275,9 +275,9 @@ fn adopt(process: &Process, io: &Arc<stdio::Io>, child: &mut Child, verb: &'stat
     Ok(())
 }
 
-fn signal(number: u32) -> Result<Signal, Error> {
-    let named = i32::try_from(number).ok().and_then(Signal::from_named_raw);
-    named.ok_or_else(|| Error::Invalid(format!("signal {number} is out of range")))
+fn signal(number: u32) -> Result<i32, Error> {
+    let signal = i32::try_from(number).ok().filter(|number| *number <= libc::SIGRTMAX());
+    signal.ok_or_else(|| Error::Invalid(format!("signal {number} is out of range")))
 }
 
 async fn unary<Q, A, F>(payload: &[u8], call: impl FnOnce(Q) -> F) -> Result<Vec<u8>, Error>

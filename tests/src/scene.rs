@@ -171,7 +171,7 @@ impl<'a> Scene<'a> {
         Ok(file)
     }
 
-    /// A detached container that sleeps until TERM (exit code 15) or USR1 (10) ends it.
+    /// A detached container that sleeps until TERM (exit code 15), RTMIN+3 (37) or USR1 (10) ends it.
     pub fn sleeper(&self, flags: &[&str], name: &str) -> Result<String> {
         let file = self.scratch()?.join(format!("{name}.pid"));
         let flags: Vec<&str> =
@@ -335,8 +335,9 @@ fn without_times(text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A script that sleeps until TERM (exit code 15) or USR1 (10) ends it.
-pub const SLEEP: &str = "trap 'exit 15' TERM; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
+/// A script that sleeps until TERM (exit code 15), RTMIN+3 (37) or USR1 (10) ends it.
+pub const SLEEP: &str =
+    "trap 'exit 15' TERM; trap 'exit 37' 37; trap 'exit 10' USR1; while :; do sleep 1000 & wait $!; done";
 
 /// Waits until [`SLEEP`] has set its traps: before, init ignores the signals.
 pub fn until_it_traps(pid: u32) -> Result<()> {

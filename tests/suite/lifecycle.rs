@@ -30,14 +30,21 @@ pub fn scenarios() -> Vec<Scenario> {
 }
 
 fn signals_reach_init(scene: &Scene<'_>) -> Result<()> {
-    for (name, signal) in [("a", "USR1"), ("b", "SIGTERM"), ("c", "9"), ("d", "SIGUSR1")] {
+    for (name, signal) in
+        [("a", "USR1"), ("b", "SIGTERM"), ("c", "9"), ("d", "SIGUSR1"), ("e", "37"), ("f", "SIGRTMIN+3")]
+    {
         let id = scene.sleeper(&[], name)?;
         scene.see(signal, scene.ctr(&["task", "kill", "-s", signal, &id])?);
         scene.wait_for_status(name, "STOPPED")?;
         scene.see("delete", scene.ctr(&["task", "delete", &id])?);
         scene.ctr(&["container", "delete", &id])?.success()?;
     }
-    Ok(())
+    let id = scene.sleeper(&[], "g")?;
+    scene.see("none, to one that runs", scene.ctr(&["task", "kill", "-s", "0", &id])?);
+    scene.see("a real-time one, to all", scene.ctr(&["task", "kill", "-a", "-s", "37", &id])?);
+    scene.wait_for_status("g", "STOPPED")?;
+    scene.see("none, to one that ran", scene.ctr(&["task", "kill", "-s", "0", &id])?.code);
+    scene.discard("g")
 }
 
 fn kill_all_reaches_every_process(scene: &Scene<'_>) -> Result<()> {

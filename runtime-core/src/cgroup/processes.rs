@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 
 use super::Error;
 use super::dir::{Dir, existing, gone, read_from_start};
+use crate::sys;
 
 /// How long killed processes may take to leave. `delete` of a container has five seconds in all.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -23,7 +24,7 @@ pub(super) fn all(dir: &Dir) -> Result<Vec<Pid>, Error> {
 }
 
 /// Sends `signal` to every process once.
-pub(super) fn signal_once(dir: &Dir, signal: Signal) -> Result<(), Error> {
+pub(super) fn signal_once(dir: &Dir, signal: i32) -> Result<(), Error> {
     all(dir)?.into_iter().try_for_each(|pid| send(pid, signal))
 }
 
@@ -39,17 +40,17 @@ pub(super) fn kill_all(dir: &Dir, hold: impl Fn()) -> Result<(), Error> {
         if round >= OUTRUN {
             hold();
         }
-        new.into_iter().try_for_each(|pid| send(pid, Signal::KILL))?;
+        new.into_iter().try_for_each(|pid| send(pid, libc::SIGKILL))?;
     }
     Ok(())
 }
 
-fn send(pid: Pid, signal: Signal) -> Result<(), Error> {
-    match rustix::process::kill_process(pid, signal) {
+fn send(pid: Pid, signal: i32) -> Result<(), Error> {
+    match sys::kill(pid, signal) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(source) => {
             let pid = pid.as_raw_nonzero().get();
-            Err(Error::Signal { signal: signal.as_raw(), pid, source })
+            Err(Error::Signal { signal, pid, source })
         }
     }
 }

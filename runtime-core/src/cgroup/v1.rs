@@ -6,7 +6,7 @@ use std::time::Duration;
 use oci_spec::runtime::LinuxResources;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
 use super::dir::{Dir, existing};
 use super::layout::{Controller, Hierarchy, UNIFIED};
@@ -169,9 +169,9 @@ impl Groups {
         self.primary().map_or(Ok(Vec::new()), processes::all)
     }
 
-    pub(super) fn signal_all(&self, signal: Signal) -> Result<(), Error> {
+    pub(super) fn signal_all(&self, signal: i32) -> Result<(), Error> {
         let Some(dir) = self.primary() else { return Ok(()) };
-        if signal != Signal::KILL {
+        if signal != libc::SIGKILL {
             return processes::signal_once(dir, signal);
         }
         let freezer = self.dir("freezer");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use oci_spec::runtime::LinuxResources;
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal};
+use rustix::process::Pid;
 
 use super::dir::{Dir, existing};
 use super::made::Made;
@@ -172,8 +172,8 @@ impl Group {
         processes::all(&self.dir)
     }
 
-    pub(super) fn signal_all(&self, signal: Signal) -> Result<(), Error> {
-        if signal != Signal::KILL {
+    pub(super) fn signal_all(&self, signal: i32) -> Result<(), Error> {
+        if signal != libc::SIGKILL {
             return processes::signal_once(&self.dir, signal);
         }
         // One write kills everybody, forks in flight and frozen tasks included. Since Linux 5.14.

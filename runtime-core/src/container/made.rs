@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci_spec::runtime::LinuxResources;
-use rustix::process::Signal;
 
 use super::Error;
 use super::record::{Born, First, Home, Identity, Record};
@@ -109,7 +108,7 @@ impl Drop for Made<'_> {
         self.bystander = None;
         if let Some(cgroup) = &self.cgroup {
             // The error that brought us here is the one to tell.
-            let _ = cgroup.signal_all(Signal::KILL);
+            let _ = cgroup.signal_all(libc::SIGKILL);
             let _ = cgroup.remove();
         }
         let _ = self.record.resctrl.as_ref().map(resctrl::Left::remove);

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use oci_spec::runtime::{Hooks, Spec, SpecBuilder};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags};
 use serde::{Deserialize, Serialize};
 
 use super::Error;
@@ -135,7 +135,7 @@ impl First {
     /// Kills it and waits.
     pub fn end(&self) -> Result<(), Error> {
         // It may have ended by itself.
-        let _ = send_signal(self.pidfd.as_fd(), Signal::KILL.as_raw());
+        let _ = send_signal(self.pidfd.as_fd(), libc::SIGKILL);
         if self.ends_within(&PATIENCE) { Ok(()) } else { Err(Error::Unkillable) }
     }
 

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::{check, errno};
 use crate::step::SockFilter;
@@ -217,8 +218,16 @@ pub(crate) fn cwd_is_reachable() -> Result<bool, Errno> {
     Ok(path[0] == b'/')
 }
 
-/// pidfd_send_signal(2), of any number: real-time signals have no names.
-pub(crate) fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+/// kill(2), of one process.
+pub(crate) fn kill(pid: Pid, signal: i32) -> Result<(), Errno> {
+    // SAFETY: only the kernel reads the two numbers.
+    check(unsafe { libc::kill(pid.as_raw_nonzero().get(), signal) }.into())?;
+    Ok(())
+}
+
+/// pidfd_send_signal(2). A signal is a number wherever one comes from outside: rustix's `Signal` has none of the real-time
+/// ones, with which systemd, say, is asked to stop.
+pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
     let info = std::ptr::null_mut::<libc::siginfo_t>();
     // SAFETY: no siginfo is given; the kernel makes one as kill(2) would.
     check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) })?;

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 use runtime_core::cgroup::{Cgroup, CgroupPath, Error};
-use rustix::process::Signal;
 
 use super::Test;
 use super::inmate::Inmate;
@@ -34,7 +33,7 @@ fn made_everywhere() -> Result<(), Failed> {
         assert!(!scratch.dir(&controller).exists(), "{controller}");
     }
     cgroup.remove()?;
-    cgroup.signal_all(Signal::KILL)?;
+    cgroup.signal_all(libc::SIGKILL)?;
     assert!(Cgroup::open(&scratch.path)?.is_none());
     assert!(cgroup.pids()?.is_empty());
     Ok(())
@@ -90,7 +89,7 @@ fn frozen() -> Result<(), Failed> {
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(before, inmate.ticks());
     cgroup.thaw()?;
-    cgroup.signal_all(Signal::TERM)?;
+    cgroup.signal_all(libc::SIGTERM)?;
     assert!(inmate.ended());
     Ok(())
 }
@@ -100,7 +99,7 @@ fn kill_frozen() -> Result<(), Failed> {
     let cgroup = Cgroup::create(&scratch.path, None)?;
     let mut inmate = Inmate::run(&cgroup, "sleep 100 & sleep 100 & wait");
     cgroup.freeze()?;
-    cgroup.signal_all(Signal::KILL)?;
+    cgroup.signal_all(libc::SIGKILL)?;
     cgroup.remove()?;
     assert!(inmate.ended());
     Ok(())
@@ -112,7 +111,7 @@ fn kill_forks() -> Result<(), Failed> {
     // Forks without end, but no more than some at a time.
     let mut inmate = Inmate::run(&cgroup, "for i in 1 2 3; do (while :; do (:); done) & done; wait");
     std::thread::sleep(Duration::from_millis(100));
-    cgroup.signal_all(Signal::KILL)?;
+    cgroup.signal_all(libc::SIGKILL)?;
     assert!(inmate.ended());
     cgroup.remove()?;
     Ok(())

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use oci_spec::runtime::LinuxResources;
 use runtime_core::cgroup::{Cgroup, CgroupPath, Error};
-use rustix::process::Signal;
 
 /// A cgroup that is gone when the test is over, with what lives in it.
 pub struct Scratch {
@@ -48,7 +47,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Ok(Some(cgroup)) = Cgroup::open(&self.path) {
-            let _ = cgroup.signal_all(Signal::KILL);
+            let _ = cgroup.signal_all(libc::SIGKILL);
             let _ = cgroup.remove();
         }
         for controller in hierarchies() {

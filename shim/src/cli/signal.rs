@@ -3,7 +3,6 @@
 use runtime_core::cgroup;
 use runtime_core::container::{self, Container};
 use runtime_core::state::Status;
-use rustix::process::Signal;
 
 use super::create::tell;
 use super::flags::{Given, Until, switch, text};
@@ -61,12 +60,11 @@ fn kill(berth: &Berth, given: &Given) -> Result<u8, Error> {
     let signal = number(signal)?;
     rootless::join(&container)?;
     let killed = signal == libc::SIGKILL;
-    let result = match Signal::from_named_raw(signal) {
-        // Where a container has no pid namespace, the end of its first process is not that of the others.
-        Some(named) if given.is_on("all") || (killed && container.shares_pid_namespace()) => {
-            container.cgroup().signal_all(named).map_err(Error::from)
-        }
-        _ => container.signal(signal).map_err(Error::from),
+    // Where a container has no pid namespace, the end of its first process is not that of the others.
+    let result = if given.is_on("all") || (killed && container.shares_pid_namespace()) {
+        container.cgroup().signal_all(signal).map_err(Error::from)
+    } else {
+        container.signal(signal).map_err(Error::from)
     };
     // cgroup v1: what is frozen does not even die.
     if killed && container.cgroup().is_frozen()? {

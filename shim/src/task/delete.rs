@@ -11,7 +11,6 @@ use crate::stdio::DRAIN;
 use containerd_shim_protos::api::{DeleteRequest, DeleteResponse};
 use containerd_shim_protos::events::task::TaskDelete;
 use runtime_core::children::Exit;
-use rustix::process::Signal;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -44,7 +43,7 @@ impl Task {
     async fn delete_container(&self, record: &Arc<Record>) -> Deleted {
         if matches!(record.init.state(), State::Created) {
             // Its end may come between the look and the kill.
-            match record.init.signal(Signal::KILL) {
+            match record.init.signal(libc::SIGKILL) {
                 Ok(()) | Err(Error::Finished) => {}
                 Err(error) => return Err(error),
             }
