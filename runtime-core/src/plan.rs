@@ -265,7 +265,7 @@ fn root(
     devices::compile(input.spec, linux, namespaces.own(Namespace::User), input.host, draft)?;
     hooks.map_or(Ok(()), |hooks| hooks.create(draft))?;
     draft.step(Step::EnterRoot(entry(input, namespaces)?));
-    draft.steps.extend(propagation.map(Step::RootfsPropagation));
+    draft.steps.extend(propagation.into_iter().flat_map(rootfs_propagation));
     if namespaces.enters_pid(input.host) == Some(EntersPid::AfterPivot) {
         draft.step(Step::EnterPidNamespace);
     }
@@ -295,9 +295,17 @@ fn root_propagation(linux: &Linux, no_pivot: bool) -> Result<Option<Propagation>
     Ok(Some(propagation))
 }
 
+/// The new root is a slave of the host's. Made shared, it would still hear its master: OCI wants a new peer group, not shared
+/// with the host.
+fn rootfs_propagation(propagation: Propagation) -> impl Iterator<Item = Step> {
+    let alone = Propagation { kind: libc::MS_PRIVATE, recursive: false };
+    let first = (propagation.kind == libc::MS_SHARED).then_some(alone);
+    first.into_iter().chain([propagation]).map(Step::RootfsPropagation)
+}
+
 fn stdio(input: &Input<'_>, process: &Process, draft: &mut Draft) -> Result<(), Error> {
     draft.step(terminal(process, input.terminal, true)?);
-    draft.step(Step::ReopenNull);
+    draft.step(Step::ReopenNull { if_any: false });
     let cwd = in_root("process.cwd", program::cwd(process)?)?;
     if !cwd.is_root() {
         draft.step(Step::MakeCwd(cwd));

@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("slave_bind_receives", slave),
     ("shared_bind_sends_and_receives", shared),
     ("rootfs_propagation_is_the_specs", rootfs),
+    ("root_hears_of_the_hosts_mounts_only_as_a_slave", root_hears),
     ("mounts_of_a_privileged_container_stay_inside", inside),
     ("rootfs_on_a_shared_mount_sends_nothing", rootfs_sends_nothing),
 ];
@@ -90,12 +91,33 @@ fn rootfs() -> Result<(), Stop> {
         Ok(bundle.set("/linux/rootfsPropagation", json!(word)).says()?)
     };
     assert!(of("private")?.starts_with("- "));
-    assert!(of("shared")?.contains("shared:"));
+    for word in ["shared", "rshared"] {
+        let shared = of(word)?;
+        assert!(shared.contains("shared:") && !shared.contains("master:"), "{word}: {shared}");
+    }
     assert!(of("unbindable")?.starts_with("unbindable "));
     let slave = of("slave")?;
     assert!(!slave.contains("shared:"), "{slave}");
     let text = Bundle::new().set("/linux/rootfsPropagation", json!("odd")).refused()?;
     assert_eq!(text, "linux.rootfsPropagation \"odd\": is not supported");
+    Ok(())
+}
+
+/// Whether what the host mounts below the root afterwards is seen inside: "shared" is not "shared with the host". config-linux.md
+fn root_hears() -> Result<(), Stop> {
+    let hears = |word: &str| -> Result<bool, Stop> {
+        let bundle = Bundle::new().sh("exec sleep 100").set("/linux/rootfsPropagation", json!(word));
+        let live = bundle.start()?;
+        let inside = bundle.image("/mnt");
+        let _later = Later::mount(&inside);
+        Ok(live.sh("grep -q ' /mnt ' /proc/mounts; echo $?")?.success()? == "0")
+    };
+    for word in ["", "slave", "rslave"] {
+        assert!(hears(word)?, "{word:?}");
+    }
+    for word in ["shared", "rshared", "private", "rprivate", "unbindable"] {
+        assert!(!hears(word)?, "{word:?}");
+    }
     Ok(())
 }
 
