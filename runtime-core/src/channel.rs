@@ -179,10 +179,10 @@ pub(crate) fn receive_go(channel: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(receive(channel, &mut [])?.is_some())
 }
 
-/// Child: last words.
+/// Child: last words. By write(2), which profiles leave to programs where they deny sendmsg(2).
 pub(crate) fn report_failed(channel: BorrowedFd<'_>, step: usize, errno: Errno) {
     // A parent that is gone cannot be told.
-    let _ = send(channel, [FAILED, step as u32, errno.raw_os_error().cast_unsigned()], None);
+    let _ = rustix::io::write(channel, &bytes([FAILED, step as u32, errno.raw_os_error().cast_unsigned()]));
 }
 
 /// Child: names a seccomp listener that is to be handed on, and waits for that. By write(2) alone: every other call may wait

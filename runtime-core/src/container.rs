@@ -241,11 +241,14 @@ impl Container {
     /// is to delete it.
     pub fn start(&self) -> Result<(), Error> {
         let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = || self.init.as_ref().and_then(First::ended_as_cloned);
         match (gate.ok_or(Error::Started)?, self.home.gate()) {
-            (Gate::Here(gate), _) => gate.open()?,
+            (Gate::Here(gate), _) => gate.open(ended)?,
             (Gate::AtHome(words), Some(path)) => {
-                let channel = gate::visit(&path).map_err(spawn::Error::Channel)?.ok_or(Error::Started)?;
-                Gated::visited(channel, words).open()?;
+                let has_ended = || self.init.as_ref().is_none_or(First::has_ended);
+                let nobody = || if has_ended() { Error::Finished } else { Error::Started };
+                let channel = gate::visit(&path).map_err(spawn::Error::Channel)?.ok_or_else(nobody)?;
+                Gated::visited(channel, words).open(ended)?;
                 // A look tells as well, if this fails.
                 let _ = std::fs::remove_file(path);
             }

@@ -20,6 +20,7 @@ pub mod program;
 pub mod sources;
 pub mod spawn;
 pub mod spec;
+mod stat;
 pub mod state;
 pub mod step;
 pub mod sys;

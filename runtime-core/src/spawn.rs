@@ -2,7 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::PidfdGetfdFlags;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::listener::{self, Listener};
 use crate::netdev;
 use crate::plan::InitPlan;
 use crate::sources::{self, Joined};
+use crate::stat;
 use crate::state::{Identity, Status};
 use crate::step::{MountSource, Step};
 use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals};
@@ -69,9 +71,24 @@ pub enum Error {
     /// It ended before it was ready: killed, most likely for want of memory.
     #[error("the container's process ended before it was ready, with status {}", .0.status)]
     Ended(Exit),
+    /// It ended at its gate, or behind it.
+    #[error("unable to start container process: exec {program}: the process ended before that{}", with(*.status))]
+    NotExecuted {
+        /// Its name.
+        program: String,
+        /// As of an [`Exit`]; 0 if nobody tells us.
+        status: u32,
+    },
     /// The socket between us and the child.
     #[error("talk with the container's process: {}", text(*.0))]
     Channel(#[source] Errno),
+}
+
+fn with(status: u32) -> String {
+    match status {
+        0 => String::new(),
+        status => format!(", with status {status}"),
+    }
 }
 
 /// A process that is ready and waits at its gate.
@@ -180,7 +197,7 @@ enum Outcome {
 impl Talk<'_> {
     fn run(&mut self, spawning: &crate::children::Spawning<'_>) -> Result<Outcome, Error> {
         loop {
-            match self.channel.report().map_err(Error::Channel)? {
+            match self.report().map_err(Error::Channel)? {
                 Some(Report::MapIds) => {
                     if let Some(maps) = &self.plan.maps {
                         write_maps(self.child.pid, maps)?;
@@ -219,6 +236,20 @@ impl Talk<'_> {
         }
     }
 
+    /// What comes next. A second process has the channel as well before it is told of: if the first dies without a word, the
+    /// other waits for ours, and ends when we leave.
+    fn report(&self) -> Result<Option<Report>, Errno> {
+        if self.first.is_none() && self.plan.steps.contains(&Step::EnterPidNamespace) {
+            let (channel, child) = (self.channel.as_fd(), &self.child.pidfd);
+            let mut polled = [PollFd::from_borrowed_fd(channel, PollFlags::IN), PollFd::new(child, PollFlags::IN)];
+            retry_on_intr(|| poll(&mut polled, None))?;
+            if polled[0].revents().is_empty() {
+                return Ok(None);
+            }
+        }
+        self.channel.report()
+    }
+
     /// Who has a file system may give its mounts other owners; the child may not have it.
     fn idmap(&self, index: usize, tree: BorrowedFd<'_>) -> Result<(), Error> {
         let Some(Step::Mount(mount)) = self.plan.steps.get(index) else { return Err(Error::Channel(Errno::PROTO)) };
@@ -240,11 +271,10 @@ impl Talk<'_> {
 
     /// The child's end is closed: by execve, or because the child is gone.
     fn closed(&self) -> Result<Outcome, Error> {
-        if self.plan.gate().is_some() {
-            return Err(Error::Ended(self.child.peek().map_err(Error::Channel)?));
+        if self.plan.gate().is_none() && !matches!(stat::ended_as_cloned(self.child.pid), Ok(Some(_))) {
+            return Ok(Outcome::Executed);
         }
-        // A program that ran and died of a signal this fast looks the same, and its exit tells as much.
-        Ok(Outcome::Executed)
+        Err(Error::Ended(self.child.peek().map_err(Error::Channel)?))
     }
 
     /// Nothing of a failed spawn stays, not even a zombie.
@@ -277,16 +307,25 @@ impl Gated {
         &self.words
     }
 
-    /// Opens the gate and waits for execve's verdict.
-    pub(crate) fn open(self) -> Result<(), Error> {
-        self.channel.go().map_err(Error::Channel)?;
+    /// Opens the gate and waits for execve's verdict. Who ends closes the channel as execve does: `ended` tells the status
+    /// of one that has executed nothing.
+    pub(crate) fn open(self, ended: impl FnOnce() -> Option<u32>) -> Result<(), Error> {
+        let went = match self.channel.go() {
+            // What it had to say before it left is there to be read.
+            Err(Errno::PIPE) => false,
+            sent => sent.map(|()| true).map_err(Error::Channel)?,
+        };
         match self.channel.report().map_err(Error::Channel)? {
             Some(Report::Failed { step, errno }) => Err(self.words.failed(step, errno)),
             Some(Report::HookFailed { step, ending, said }) => {
                 let hook = self.words.step(step).unwrap_or_default().to_owned();
                 Err(hooks::Error { hook, ending, said }.into())
             }
-            _ => Ok(()),
+            None => match ended() {
+                None if went => Ok(()),
+                status => Err(Error::NotExecuted { program: self.words.program, status: status.unwrap_or_default() }),
+            },
+            Some(_) => Ok(()),
         }
     }
 }

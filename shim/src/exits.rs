@@ -39,7 +39,7 @@ impl Exits {
     pub fn watch_exec(&self, record: Arc<Record>, id: String, exec: Arc<Exec>, child: Child, running: RunningExec) {
         let exits = self.clone();
         tokio::spawn(async move {
-            let exit = exits.ended(&child).await;
+            let exit = exits.ended(&exec.process, &child).await;
             exits.tell(&record.id, &id, &exec.process, exit).await;
             drop(running);
         });
@@ -47,7 +47,7 @@ impl Exits {
 
     /// Tells each OOM kill until init has ended.
     async fn init_ended(&self, record: &Record, child: &Child, oom: Option<OomWatch>) -> Exit {
-        let ended = self.ended(child);
+        let ended = self.ended(&record.init, child);
         let Some(mut oom) = oom else { return ended.await };
         let watch = match sys::watch(oom.as_fd()) {
             Ok(watch) => watch,
@@ -76,8 +76,8 @@ impl Exits {
         exit
     }
 
-    /// Waits for a process's end and reaps it.
-    async fn ended(&self, child: &Child) -> Exit {
+    /// Waits for a process's end and reaps it; not while it is being started, for that has to look what it died as.
+    async fn ended(&self, process: &Process, child: &Child) -> Exit {
         let lost = |reason: &dyn std::fmt::Display| {
             tracing::error!(pid = child.pid.as_raw_nonzero().get(), %reason, "a process's exit status is lost");
             Exit { status: 255, at: SystemTime::now() }
@@ -91,6 +91,7 @@ impl Exits {
                 Ok(ready) => ready,
                 Err(error) => return lost(&error),
             };
+            process.settled().await;
             match child.reap(&self.children) {
                 Ok(Some(exit)) => return exit,
                 Ok(None) => ready.clear_ready(),

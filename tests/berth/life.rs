@@ -28,6 +28,7 @@ pub fn facts() -> Vec<Fact> {
         a_create_that_was_killed_can_be_deleted,
         the_binary_is_out_of_reach,
         a_missing_binfmt_is_told_by_start,
+        a_process_that_dies_before_its_program_is_told_by_run,
         a_program_may_have_few_files,
         hooks_read_the_state,
         a_container_in_the_making_is_creating,
@@ -251,6 +252,20 @@ fn a_missing_binfmt_is_told_by_start(stage: &Stage) -> Result<()> {
     stage.detached(&["create", id])?.success()?;
     refused(stage.run(&["start", id])?, 1, "exec /bin/broken: exec format error")?;
     stage.expect(id, "stopped")
+}
+
+/// A hook kills who runs it, which is to become the program.
+fn a_process_that_dies_before_its_program_is_told_by_run(stage: &Stage) -> Result<()> {
+    let id = &stage.id("c");
+    stage.script("exit 7")?;
+    stage.spec(|spec| {
+        spec["linux"]["namespaces"] = serde_json::json!([{ "type": "mount" }]);
+        spec["hostname"] = "".into();
+        let hook = serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"] });
+        spec["hooks"] = serde_json::json!({ "startContainer": [hook] });
+    })?;
+    refused(stage.run(&["run", id])?, 1, "exec sh: the process ended before that, with status 137")?;
+    refused(stage.run(&["state", id])?, 1, "container does not exist")
 }
 
 /// Less than the descriptors that a container is made of.

@@ -1,7 +1,7 @@
 //! What the shim must refuse, and with which code, spoken without a containerd in between.
 
 use crate::Scenario;
-use crate::contract::shim;
+use crate::contract::{shim, shim_with};
 use anyhow::{Context, Result, ensure};
 use berth_tests::scene::{SLEEP, Scene};
 use berth_tests::shim::{Refusal, Shim};
@@ -30,6 +30,7 @@ pub fn scenarios() -> Vec<Scenario> {
         options_that_do_not_parse_are_refused,
         a_config_that_is_absent_or_not_json_is_refused,
         a_read_only_bundle_is_refused,
+        a_process_that_dies_before_its_program_is_told_by_start,
         checkpoint_is_unimplemented,
     ]);
     all
@@ -207,6 +208,25 @@ fn a_read_only_bundle_is_refused(scene: &Scene<'_>) -> Result<()> {
     unmount(shim.bundle(), UnmountFlags::DETACH)?;
     let _ = fs::remove_file(scene.containerd.shim_socket(shim.id()));
     outcome
+}
+
+/// A hook kills who runs it, which is to become the program.
+fn a_process_that_dies_before_its_program_is_told_by_start(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim_with(scene, "a", SLEEP, |spec| {
+        let hook = serde_json::json!({ "path": "/bin/sh", "args": ["sh", "-c", "kill -9 $PPID"] });
+        spec["hooks"] = serde_json::json!({ "startContainer": [hook] });
+        if let Some(namespaces) = spec["linux"]["namespaces"].as_array_mut() {
+            namespaces.retain(|namespace| namespace["type"] != "pid");
+        }
+    })?;
+    let connection = shim.start()?;
+    granted(create(&shim, &connection))?;
+    let refusal = refused(start(&shim, &connection, ""))?;
+    let words = "exec sh: the process ended before that, with status 137";
+    ensure!(refusal.code == Code::UNKNOWN && refusal.message.contains(words), "{refusal:?}");
+    let status = granted(wait(&shim, &connection, ""))?.exit_status;
+    ensure!(status == 137, "Wait answers {status}");
+    end(&shim, &connection)
 }
 
 fn checkpoint_is_unimplemented(scene: &Scene<'_>) -> Result<()> {

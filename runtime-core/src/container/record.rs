@@ -16,9 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use super::Error;
 use crate::cgroup::{CgroupPath, resctrl};
-use crate::host;
 use crate::mounted::Mounted;
 use crate::spawn::Words;
+use crate::stat;
 use crate::state;
 use crate::sys::send_signal;
 
@@ -113,7 +113,7 @@ pub(super) struct First {
 
 impl Identity {
     pub fn of(pid: Pid) -> io::Result<Self> {
-        Ok(Self { pid: pid.as_raw_nonzero().get(), started: start_time(pid)? })
+        Ok(Self { pid: pid.as_raw_nonzero().get(), started: stat::start_time(pid)? })
     }
 
     /// The process, if it has not ended.
@@ -122,7 +122,7 @@ impl Identity {
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // Looked at after the pidfd was opened: the process that it is of started then.
         let first = First { pid, pidfd };
-        (start_time(pid).is_ok_and(|started| started == self.started) && !first.has_ended()).then_some(first)
+        (stat::start_time(pid).is_ok_and(|started| started == self.started) && !first.has_ended()).then_some(first)
     }
 }
 
@@ -130,6 +130,13 @@ impl First {
     /// A zombie has.
     pub fn has_ended(&self) -> bool {
         self.ends_within(&Timespec { tv_sec: 0, tv_nsec: 0 })
+    }
+
+    /// The status with which it ended, if it had executed nothing. Who was reaped is not known any more.
+    pub fn ended_as_cloned(&self) -> Option<u32> {
+        let status = stat::ended_as_cloned(self.pid).ok()??;
+        // The pid was still its own.
+        send_signal(self.pidfd.as_fd(), 0).is_ok().then_some(status)
     }
 
     /// Kills it and waits.
@@ -150,14 +157,6 @@ impl First {
         let mut polled = [PollFd::new(&self.pidfd, PollFlags::IN)];
         rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, Some(patience))).is_ok_and(|ready| ready > 0)
     }
-}
-
-/// Behind the last parenthesis: a program's name may hold some, and spaces. proc_pid_stat(5)
-fn start_time(pid: Pid) -> io::Result<u64> {
-    let text = host::read(&format!("/proc/{}/stat", pid.as_raw_nonzero()))?;
-    let fields = text.rsplit_once(')').map(|(_, fields)| fields);
-    let started = fields.and_then(|fields| fields.split_whitespace().nth(19)?.parse().ok());
-    started.ok_or_else(|| ErrorKind::InvalidData.into())
 }
 
 /// Where the record is.

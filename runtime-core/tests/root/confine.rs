@@ -97,7 +97,8 @@ fn kill() -> Result<(), Stop> {
 fn nothing() -> Result<(), Stop> {
     let profile = json!({"defaultAction": "SCMP_ACT_ERRNO", "syscalls": []});
     let mut live = Bundle::new().set("/linux/seccomp", profile).create()?;
-    let _ = live.container.start();
+    let error = live.container.start().err().ok_or("it was started")?.to_string();
+    assert!(error.ends_with("ended before that, with status 132"), "{error}");
     assert!(live.init.ended_within(std::time::Duration::from_secs(5)));
     assert_eq!(live.init.wait().status, 128 + 4);
     Ok(())

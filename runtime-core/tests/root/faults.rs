@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("failed_create_in_a_user_namespace_leaves_nothing", user_namespace),
     ("failed_create_on_a_terminal_leaves_nothing", terminal),
     ("child_killed_at_any_moment_leaves_nothing", killed),
+    ("exec_killed_before_its_program_runs_is_told", killed_exec),
     ("failed_exec_leaves_nothing", exec),
     ("bundle_that_cannot_be_written_is_named", unwritable),
 ];
@@ -179,7 +180,7 @@ fn killed() -> Result<(), Stop> {
         let bundle = Bundle::new();
         let stop = AtomicBool::new(false);
         let outcome = std::thread::scope(|scope| {
-            scope.spawn(|| kill_newborn(delay, &stop));
+            scope.spawn(|| kill_newborn(delay, None, &stop));
             let outcome = bundle.create().map(drop).map_err(|error| error.to_string());
             stop.store(true, Ordering::Relaxed);
             outcome
@@ -197,11 +198,34 @@ fn killed() -> Result<(), Stop> {
     if failed == 0 { Err(format!("none of {lived} was hit").into()) } else { Ok(()) }
 }
 
-fn kill_newborn(delay: Duration, stop: &AtomicBool) {
+/// Later than the first of its two processes, too.
+fn killed_exec() -> Result<(), Stop> {
+    let live = Bundle::new().sh("exec sleep 100").start()?;
+    let mut told = 0;
+    for delay in (0..60).map(|step| Duration::from_micros(step * 60)) {
+        let before = Leftovers::look();
+        let stop = AtomicBool::new(false);
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| kill_newborn(delay, Some(live.init.pid()), &stop));
+            let outcome = live.exec(&super::bundle::shell("true")).map(drop).map_err(|error| error.to_string());
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        });
+        if let Err(text) = outcome {
+            assert_eq!(text, "the container's process ended before it was ready, with status 137");
+            told += 1;
+        }
+        before.compare()?;
+    }
+    if told == 0 { Err("none was hit".into()) } else { Ok(()) }
+}
+
+fn kill_newborn(delay: Duration, except: Option<i32>, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         for task in fs::read_dir("/proc/self/task").unwrap().flatten() {
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            if let Some(pid) = children.split_whitespace().next().and_then(|pid| pid.parse().ok()) {
+            let mut pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+            if let Some(pid) = pids.find(|pid| Some(*pid) != except) {
                 std::thread::sleep(delay);
                 if !stop.load(Ordering::Relaxed) {
                     let _ = rustix::process::kill_process(

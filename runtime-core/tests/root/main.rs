@@ -11,6 +11,7 @@ mod confine;
 mod crash;
 mod devices;
 mod faults;
+mod gate;
 mod hooks;
 mod host_mounts;
 mod hunt;
@@ -76,6 +77,7 @@ fn main() {
 
 const TESTS: &[&[Test]] = &[
     lifecycle::TESTS,
+    gate::TESTS,
     identity::TESTS,
     terminal::TESTS,
     confine::TESTS,
