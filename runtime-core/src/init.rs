@@ -180,7 +180,7 @@ impl<'a> Init<'a> {
             Step::ReadonlyRoot => mounts::readonly(self.root()?),
             Step::Console { size, bind, uid } => self.console(*size, *bind, *uid),
             Step::Stdio => dev::become_session_leader(),
-            Step::ReopenNull => self.reopen_null(),
+            Step::ReopenNull { if_any } => self.reopen_null(*if_any),
             Step::ChownStdio { uid } => identity::chown_stdio(*uid),
             Step::Hostname(name) => rustix::system::sethostname(name.to_bytes()),
             Step::Domainname(name) => sys::setdomainname(name),

@@ -201,7 +201,11 @@ pub enum Step {
     /// The stdio that the parent opened becomes 0, 1, 2 in a new session.
     Stdio,
     /// Replace a `/dev/null` of the host on 0, 1, 2 by the container's own (verified to be 1:3).
-    ReopenNull,
+    ReopenNull {
+        /// What is no null is left where it is, and so is what was given: in a running container it is the program's to
+        /// have removed it.
+        if_any: bool,
+    },
     /// Give 0, 1, 2 to the user, as far as they can be given.
     ChownStdio {
         /// The user.

@@ -119,7 +119,7 @@ impl<'a> Init<'a> {
     }
 
     /// CVE-2026-88265: a regular file has device number 0:0 on both sides, so the type is compared first.
-    pub(super) fn reopen_null(&self) -> Result<(), Errno> {
+    pub(super) fn reopen_null(&self, if_any: bool) -> Result<(), Errno> {
         let mut null: Option<OwnedFd> = None;
         for fd in 0..3 {
             if !is_device(&status(sys::stdio(fd))?, NULL) {
@@ -131,6 +131,7 @@ impl<'a> Init<'a> {
                     Ok(ours) => ours,
                     // A container without /dev/null keeps what it was given.
                     Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                    Err(_) if if_any => return Ok(()),
                     Err(errno) => return Err(errno),
                 },
             };

@@ -52,6 +52,9 @@ impl InitPlan {
             draft.step(Step::OpenProcfs);
         }
         draft.step(terminal(process, input.terminal, false)?);
+        if !input.terminal {
+            draft.step(Step::ReopenNull { if_any: true });
+        }
         tail.become_user(&mut draft)?;
         tail.execute(None, &mut draft)?;
         Ok(finish(draft, 0, None, program::compile(process, input.home, input.preserve_fds)?))

@@ -18,6 +18,8 @@ pub const TESTS: &[Test] = &[
     ("masked_file_does_not_give_the_hosts_null_away", masked),
     ("stdio_of_nobody_does_not_give_the_hosts_null_away", unwanted_stdio),
     ("stdio_on_the_hosts_null_stays_the_hosts", stdio_of_a_user),
+    ("stdio_of_nobody_is_the_containers_own_null", own_null),
+    ("exec_runs_where_the_program_has_spoilt_its_null", spoilt),
     ("device_bound_from_the_host_stays_the_hosts", bound_node),
     ("dev_bound_from_the_host_stays_the_hosts", bound_dev),
 ];
@@ -64,29 +66,76 @@ fn masked() -> Result<(), Stop> {
     })
 }
 
-/// As the shim gives it, to an init whose /dev has none in whose place it could come, and to an exec.
+/// As the shim gives it.
+fn nobodys() -> Result<Stdio, Stop> {
+    Ok(Stdio::Files([sources::null()?, sources::null()?, sources::null()?]))
+}
+
+/// To an init whose /dev has none in whose place it could come, and to an exec.
 fn unwanted_stdio() -> Result<(), Stop> {
     on_a_host_with_a_null_of_its_own(|_| {
-        let nobodys =
-            || -> Result<Stdio, Stop> { Ok(Stdio::Files([sources::null()?, sources::null()?, sources::null()?])) };
         let script = format!("({}) >/tmp/said 2>&1", theft("/proc/self/fd/0"));
-        let bundle = Bundle::new().without_mount("/dev").sh(&script);
+        let bundle = Bundle::new().without_mount("/dev").sh(&format!("{script}; exec sleep 100"));
         let empty = bundle.dir.join("volume");
         fs::create_dir(&empty)?;
         let bind = json!({"destination": "/dev", "type": "bind", "source": empty, "options": ["bind"]});
         let bundle = bundle.with_mount(bind);
-        let mut live = bundle.create_with(nobodys()?, files("").1)?;
+        let said = || -> Result<String, Stop> {
+            let said = fs::read_to_string(bundle.image("/tmp/said"))?;
+            fs::remove_file(bundle.image("/tmp/said"))?;
+            Ok(said)
+        };
+        let refused = |said: &str| said.matches("Read-only file system").count() == 2 && said.ends_with("\nwritten\n");
+        let live = bundle.create_with(nobodys()?, files("").1)?;
         live.container.start()?;
-        live.init.wait();
-        let refused = "Read-only file system";
-        let said = |bundle: &Bundle| fs::read_to_string(bundle.image("/tmp/said"));
-        assert!(said(&bundle)?.matches(refused).count() == 2 && said(&bundle)?.ends_with("\nwritten\n"));
-        let bundle = Bundle::new().args(&["sleep", "100"]);
-        let live = bundle.start()?;
+        let first = until_written(&bundle.image("/tmp/said"), "written\n").and_then(|()| said())?;
+        assert!(refused(&first), "{first}");
         live.exec_with(&shell(&script), nobodys()?, files("").1)?.wait();
-        assert!(said(&bundle)?.matches(refused).count() == 2 && said(&bundle)?.ends_with("\nwritten\n"));
+        let exec = said()?;
+        assert!(refused(&exec), "{exec}");
         Ok(())
     })
+}
+
+fn until_written(path: &Path, end: &str) -> Result<(), Stop> {
+    for _ in 0..1000 {
+        if fs::read_to_string(path).is_ok_and(|text| text.ends_with(end)) {
+            return Ok(());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    Err(format!("{end:?} was not written to {}", path.display()).into())
+}
+
+/// Where the container has one; what was given is a file of the host's, which has no path inside.
+fn own_null() -> Result<(), Stop> {
+    let script = "for fd in 0 1 2; do readlink /proc/self/fd/$fd; stat -L -c %d:%i /proc/self/fd/$fd; done >/tmp/said; \
+        stat -c %d:%i /dev/null >/tmp/own; echo up >/tmp/up; exec sleep 100";
+    let bundle = Bundle::new().sh(script);
+    let live = bundle.create_with(nobodys()?, files("").1)?;
+    live.container.start()?;
+    until_written(&bundle.image("/tmp/up"), "up\n")?;
+    let own = fs::read_to_string(bundle.image("/tmp/own"))?;
+    let said = || fs::read_to_string(bundle.image("/tmp/said"));
+    // 1 is the file that the shell writes to.
+    let expected = format!("/dev/null\n{own}");
+    assert!(said()?.starts_with(&expected) && said()?.ends_with(&expected), "{}", said()?);
+    fs::remove_file(bundle.image("/tmp/said"))?;
+    let exec = script.replace("exec sleep 100", "true");
+    assert_eq!(live.exec_with(&shell(&exec), nobodys()?, files("").1)?.wait().status, 0);
+    assert!(said()?.starts_with(&expected) && said()?.ends_with(&expected), "{}", said()?);
+    Ok(())
+}
+
+fn spoilt() -> Result<(), Stop> {
+    let live = Bundle::new().sh("exec sleep 100").start()?;
+    for spoil in ["rm /dev/null", "echo x >/dev/null", "ln -sf zero /dev/null", "rm /dev/null; mkfifo /dev/null"] {
+        live.sh(spoil)?.success()?;
+        let mut exec =
+            live.exec_with(&shell("test $(stat -L -c %t:%T /proc/self/fd/0) = 1:3"), nobodys()?, files("").1)?;
+        assert_eq!(exec.wait().status, 0, "{spoil}");
+    }
+    Ok(())
 }
 
 /// As `berth run -d </dev/null` gives it.
