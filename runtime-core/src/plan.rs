@@ -40,7 +40,9 @@ use self::namespaces::{EntersPid, Namespaces};
 use self::tail::Tail;
 use crate::host::Host;
 use crate::program::Program;
-use crate::step::{Entry, Namespace, NetDevice, Propagation, RootPlace, Seccomp, Slot, Source, SourceIndex, Step};
+use crate::step::{
+    BitSet, Entry, Namespace, NetDevice, Propagation, RootPlace, Seccomp, Slot, Source, SourceIndex, Step,
+};
 
 /// Everything that is decided about a process before it exists: a container's init, or an exec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct InitPlan {
     pub sources: Vec<Source>,
     /// `CLONE_NEW*` flags of clone3 itself.
     pub clone_flags: u64,
+    /// The CPUs of the thread that clones, which are the child's until it is in its cgroup; `None` for those it has.
+    pub born_on: Option<BitSet>,
     /// What the parent writes for [`Step::UnshareUser`].
     pub maps: Option<IdMaps>,
     /// What the child does.
@@ -178,8 +182,8 @@ fn linux(spec: &Spec) -> Result<&Linux, Error> {
 }
 
 fn finish(draft: Draft, clone_flags: u64, maps: Option<IdMaps>, program: Program) -> InitPlan {
-    let Draft { sources, steps, slots, warnings } = draft;
-    InitPlan { sources, clone_flags, maps, steps, program, slots, warnings }
+    let Draft { sources, steps, slots, warnings, born_on } = draft;
+    InitPlan { sources, clone_flags, born_on, maps, steps, program, slots, warnings }
 }
 
 fn gate(input: &Input<'_>, draft: &mut Draft) -> Result<(), Error> {

@@ -19,8 +19,8 @@ use crate::plan::InitPlan;
 use crate::sources::{self, Joined};
 use crate::stat;
 use crate::state::{Identity, Status};
-use crate::step::{MountSource, Step};
-use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals};
+use crate::step::{BitSet, MountSource, Step};
+use crate::sys::{CloneRequest, block_signals, clone_into, restore_signals, sched_setaffinity};
 use crate::userns::{WriteMap, write_maps};
 
 /// Why there is no process.
@@ -136,15 +136,15 @@ pub(crate) fn spawn(
 ) -> Result<(Child, Option<Gated>), Error> {
     let (ours, theirs) = Channel::pair().map_err(Error::Channel)?;
     let spawning = children.spawning();
-    let (pid, pidfd) = {
+    let (pid, pidfd) = on_cpus(plan.born_on.as_ref(), || {
         let child = Init::new(&plan, &sources, &attachment.tasks, stdio, theirs.as_fd());
         let kept = child.kept();
         let request = CloneRequest { namespaces: plan.clone_flags, cgroup: attachment.directory, sibling: false };
         let mask = block_signals();
         let cloned = clone_into(request, || child.run(&kept));
         restore_signals(&mask);
-        cloned.map_err(Error::Clone)?
-    };
+        cloned.map_err(Error::Clone)
+    })?;
     spawning.born(pid);
     drop((theirs, sources));
     let mut talk = Talk {
@@ -157,6 +157,17 @@ pub(crate) fn spawn(
     };
     let outcome = talk.run(&spawning);
     talk.end(outcome)
+}
+
+/// Acts on these CPUs, on a thread made for it: ours keeps its own.
+fn on_cpus<T: Send>(cpus: Option<&BitSet>, act: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let Some(cpus) = cpus else { return act() };
+    let confined = || {
+        let step = || Step::CpuAffinity(cpus.clone()).to_string();
+        sched_setaffinity(&cpus.0).map_err(|source| Error::Step { step: step(), source })?;
+        act()
+    };
+    std::thread::scope(|scope| scope.spawn(confined).join()).unwrap_or(Err(Error::Clone(Errno::AGAIN)))
 }
 
 /// What the parent does for the child, beside what the plan has it open.

@@ -36,7 +36,8 @@ impl Display for InitPlan {
         for (index, source) in self.sources.iter().enumerate() {
             writeln!(f, "  {index:3}  {source:#}")?;
         }
-        writeln!(f, "clone{}", flags(self.clone_flags))?;
+        let on = self.born_on.as_ref().map(|cpus| format!(" on CPUs {cpus}")).unwrap_or_default();
+        writeln!(f, "clone{}{on}", flags(self.clone_flags))?;
         if let Some(IdMaps { uid, gid }) = &self.maps {
             writeln!(f, "uid_map {uid:?}\ngid_map {gid:?}")?;
         }

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::path::Path;
 
 use super::Error;
-use crate::step::{InRoot, Slot, Source, SourceIndex, Step};
+use crate::step::{BitSet, InRoot, Slot, Source, SourceIndex, Step};
 
 /// What the chapters of the plan write into, each in its turn.
 #[derive(Debug, Default)]
@@ -13,6 +13,7 @@ pub(super) struct Draft {
     pub steps: Vec<Step>,
     pub warnings: Vec<String>,
     pub slots: usize,
+    pub born_on: Option<BitSet>,
 }
 
 impl Draft {

@@ -65,10 +65,13 @@ impl InitPlan {
 fn join(input: &ExecInput<'_>, namespaces: &Namespaces, draft: &mut Draft) -> Result<(), Error> {
     let (initial, last) = scheduling::affinity(input.process, input.spec.process().as_ref())?;
     let reset = (initial.is_none() && last.is_none()).then_some(Step::EveryCpu);
-    // On v2 it is born in the cgroup, and there is no time before.
-    draft.steps.extend(initial.filter(|_| input.host.cgroup != CgroupLayout::V2));
+    match input.host.cgroup {
+        // It is born in the cgroup: what is before that is before its birth.
+        CgroupLayout::V2 => draft.born_on = initial,
+        CgroupLayout::V1(_) => draft.steps.extend(initial.map(Step::CpuAffinity)),
+    }
     draft.step(Step::JoinCgroup);
-    draft.steps.extend(last.or(reset));
+    draft.steps.extend(last.map(Step::CpuAffinity).or(reset));
     identity::oom_score_adj(input.process, draft)?;
     keyring(input.id, input.no_new_keyring, draft)?;
     if namespaces.own(Namespace::User) {

@@ -45,17 +45,20 @@ fn of<'a, T>(
 
 /// `execCPUAffinity`: on which CPUs an exec runs before it is in the container's cgroup, and after. What an init has of it
 /// is for its execs.
-pub(super) fn affinity(process: &Process, container: Option<&Process>) -> Result<(Option<Step>, Option<Step>), Error> {
+pub(super) fn affinity(
+    process: &Process,
+    container: Option<&Process>,
+) -> Result<(Option<BitSet>, Option<BitSet>), Error> {
     let Some(affinity) = of(process, container, |p| p.exec_cpu_affinity().as_ref()) else { return Ok((None, None)) };
-    let step = |field: &str, get: fn(&ExecCPUAffinity) -> &Option<String>| {
+    let cpus = |field: &str, get: fn(&ExecCPUAffinity) -> &Option<String>| {
         let cpus = get(affinity).as_deref().filter(|cpus| !cpus.is_empty());
         let cpus = cpus.map(|list| {
             let reason = "must be numbers and ranges like \"0-3,7\"";
             BitSet::parse(list).ok_or_else(|| Error::invalid(format!("process.execCPUAffinity.{field}"), list, reason))
         });
-        Ok(cpus.transpose()?.map(Step::CpuAffinity))
+        cpus.transpose()
     };
-    Ok((step("initial", ExecCPUAffinity::initial)?, step("final", ExecCPUAffinity::cpu_affinity_final)?))
+    Ok((cpus("initial", ExecCPUAffinity::initial)?, cpus("final", ExecCPUAffinity::cpu_affinity_final)?))
 }
 
 /// In runc's words.

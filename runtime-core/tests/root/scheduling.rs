@@ -66,6 +66,13 @@ fn affinity() -> Result<(), Stop> {
         Ok(field(&live.exec(&process)?.wait().success()?, "Cpus_allowed_list"))
     };
     assert_eq!(allowed(&live, json!({"initial": "0", "final": "1"}))?, "1");
+    // The kernel keeps what a process had asked for when it is moved. cpusets(7), since Linux 6.2
+    for initial in ["0", "1"] {
+        assert_eq!(allowed(&live, json!({"initial": initial}))?, initial);
+    }
+    let Err(Stop::Failed(error)) = allowed(&live, json!({"initial": "8000"})) else { return Err("it was run".into()) };
+    assert_eq!(error, "set CPU affinity to 8000: invalid argument");
+    assert_eq!(field(&fs::read_to_string("/proc/self/status")?, "Cpus_allowed_list"), all);
     assert_eq!(allowed(&live, json!({"final": "0"}))?, "0");
     assert_eq!(allowed(&live, json!({"final": "0-1"}))?, "0-1");
     assert_eq!(allowed(&live, json!(null))?, all);
