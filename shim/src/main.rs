@@ -23,6 +23,7 @@ mod convert;
 mod error;
 mod events;
 mod exits;
+mod features;
 mod info;
 mod lifetime;
 mod log;

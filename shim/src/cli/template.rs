@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::flags::{Given, Until, switch, value};
 use super::home::Berth;
 use super::{Command, Error};
-use crate::info;
+use crate::features;
 
 pub const SPEC: Command = Command {
     name: "spec",
@@ -35,7 +35,7 @@ pub const FEATURES: Command = Command {
 
 fn features(_: &Berth, given: &Given) -> Result<u8, Error> {
     let [] = given.words("features")?;
-    println!("{:#}", info::features());
+    println!("{:#}", features::features());
     Ok(0)
 }
 
