@@ -35,8 +35,18 @@ pub use stats::details::Details;
 
 use crate::bystander::Bystander;
 use crate::children::Children;
+use crate::host::CgroupLayout;
 use layout::Layout;
 use resources::{Found, Limits};
+
+/// Which cgroups the host has, for plans. That there may be none is told by who wants one.
+pub(crate) fn layout() -> std::io::Result<CgroupLayout> {
+    match Layout::discover() {
+        Ok(layout) => Ok(layout.facts()),
+        Err(Error::ProcessCgroup(source)) => Err(source),
+        Err(_) => Ok(CgroupLayout::V1(Vec::new())),
+    }
+}
 
 /// A container's cgroup, held by descriptors of its directories. What is said of "the cgroup"
 /// includes all that is made below it.

@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::Path;
 
+use crate::cgroup;
+
 /// The facts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {
@@ -37,7 +39,7 @@ pub enum CgroupLayout {
 /// A v1 hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hierarchy {
-    /// Its directory: `cpu,cpuacct`, `systemd`.
+    /// Its directory below /sys/fs/cgroup: `cpu,cpuacct`, `systemd`.
     pub name: String,
     /// What it is mounted with: `cpu` and `cpuacct`, `name=systemd`.
     pub options: Vec<String>,
@@ -47,7 +49,7 @@ impl Host {
     /// Looks at the host we run on.
     pub fn probe() -> io::Result<Self> {
         Ok(Self {
-            cgroup: CgroupLayout::probe()?,
+            cgroup: cgroup::layout()?,
             last_capability: number("/proc/sys/kernel/cap_last_cap")?,
             apparmor: fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y")),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
@@ -57,33 +59,6 @@ impl Host {
             proc_of_namespace: release() >= (6, 17),
         })
     }
-}
-
-impl CgroupLayout {
-    fn probe() -> io::Result<Self> {
-        if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-            return Ok(Self::V2);
-        }
-        let mut hierarchies = hierarchies(&fs::read_to_string("/proc/self/cgroup")?);
-        // A controller may be known to the kernel and not be mounted.
-        hierarchies.retain(|hierarchy| Path::new("/sys/fs/cgroup").join(&hierarchy.name).is_dir());
-        Ok(Self::V1(hierarchies))
-    }
-}
-
-/// The hierarchies of a `/proc/<pid>/cgroup`: `4:cpu,cpuacct:/a`, `1:name=systemd:/a`, `0::/a`. cgroups(7)
-fn hierarchies(text: &str) -> Vec<Hierarchy> {
-    let mut found: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.split(':').nth(1))
-        .filter(|controllers| !controllers.is_empty())
-        .map(|controllers| Hierarchy {
-            name: controllers.strip_prefix("name=").unwrap_or(controllers).to_owned(),
-            options: controllers.split(',').map(str::to_owned).collect(),
-        })
-        .collect();
-    found.reverse();
-    found
 }
 
 /// Whether we are in another user namespace than the initial one.
@@ -129,14 +104,6 @@ fn release() -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hierarchies_are_named_as_their_directories() {
-        let found = hierarchies("12:cpu,cpuacct:/\n1:name=systemd:/init.scope\n0::/\n");
-        assert_eq!(found.len(), 2);
-        assert_eq!((found[0].name.as_str(), &found[0].options[..]), ("systemd", &["name=systemd".to_owned()][..]));
-        assert_eq!(found[1].options, ["cpu", "cpuacct"]);
-    }
 
     #[test]
     fn ignored_signals_are_as_the_kernel_tells_them() {

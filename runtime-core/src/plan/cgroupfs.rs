@@ -68,8 +68,8 @@ fn v1(context: &Context<'_>, entry: &Entry<'_>, hierarchies: &[Hierarchy], draft
         };
         draft.step(Step::Mount(Box::new(step)));
     }
-    for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.name.contains(',')) {
-        for controller in hierarchy.name.split(',') {
+    for hierarchy in hierarchies.iter().filter(|hierarchy| hierarchy.options.len() > 1) {
+        for controller in hierarchy.options.iter().filter(|controller| **controller != hierarchy.name) {
             let target = c_string(&entry.field, &hierarchy.name)?;
             draft.step(Step::Symlink { target, path: below(entry, controller)? });
         }

@@ -1,8 +1,8 @@
 //! `spec`: a config.json to begin with, as runc writes it. `features`: what we can do.
 
 use std::io::Write;
-use std::path::Path;
 
+use runtime_core::host::{CgroupLayout, Host};
 use serde_json::{Value, json};
 
 use super::flags::{Given, Until, switch, value};
@@ -45,7 +45,7 @@ fn spec(_: &Berth, given: &Given) -> Result<u8, Error> {
     if config.symlink_metadata().is_ok() {
         return Err(Error::State("File config.json exists. Remove it first".to_owned()));
     }
-    let mut spec = template(Path::new("/sys/fs/cgroup/cgroup.controllers").exists());
+    let mut spec = template(Host::probe().is_ok_and(|host| host.cgroup == CgroupLayout::V2));
     if given.is_on("rootless") {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         make_rootless(&mut spec, uid.as_raw(), gid.as_raw());
