@@ -116,18 +116,50 @@ impl Dir {
     }
 
     /// The processes of this cgroup and of all below it. One that vanishes meanwhile has none.
-    pub(super) fn all_procs(&self, pids: &mut Vec<Pid>) -> Result<(), Errno> {
-        match self.procs() {
-            Ok(own) => pids.extend(own),
-            Err(errno) if gone(errno) => return Ok(()),
-            Err(errno) => return Err(errno),
-        }
-        for name in existing(self.children())?.unwrap_or_default() {
-            if let Some(child) = existing(self.below(&name))? {
-                child.all_procs(pids)?;
+    pub(super) fn all_procs(&self) -> Result<Vec<Pid>, Errno> {
+        let mut pids = existing(self.procs())?.unwrap_or_default();
+        self.walk(
+            |child| {
+                pids.extend(existing(child.procs())?.unwrap_or_default());
+                Ok(())
+            },
+            |_, _| Ok(()),
+        )?;
+        Ok(pids)
+    }
+
+    /// Goes to every cgroup below this one: `enter` sees it before what is below it, `leave` its parent and its name
+    /// after that. A container that may make cgroups may nest them to any depth: neither the stack nor the descriptors
+    /// in use grow with it.
+    pub(super) fn walk(
+        &self,
+        mut enter: impl FnMut(&Dir) -> Result<(), Errno>,
+        mut leave: impl FnMut(&Dir, &str) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let children = |dir: &Dir| existing(dir.children()).map(Option::unwrap_or_default);
+        // On each level the names that are still to be seen; the last of them is the one that we are in.
+        let mut levels = vec![children(self)?];
+        let mut below: Option<Dir> = None;
+        while let Some(names) = levels.last_mut() {
+            let at = below.as_ref().unwrap_or(self);
+            let child = names.last().map_or(Ok(None), |name| existing(at.below(name)))?;
+            if let Some(child) = child {
+                enter(&child)?;
+                levels.push(children(&child)?);
+                below = Some(child);
+            } else if names.pop().is_none() {
+                levels.pop();
+                let Some(name) = levels.last_mut().and_then(Vec::pop) else { break };
+                below = if levels.len() > 1 { Some(at.parent()?) } else { None };
+                leave(below.as_ref().unwrap_or(self), &name)?;
             }
         }
         Ok(())
+    }
+
+    /// One that was removed meanwhile has it still.
+    fn parent(&self) -> Result<Dir, Errno> {
+        self.open("..", OFlags::PATH | OFlags::DIRECTORY).map(Dir)
     }
 }
 

@@ -18,9 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The processes of `dir` and below.
 pub(super) fn all(dir: &Dir) -> Result<Vec<Pid>, Error> {
-    let mut pids = Vec::new();
-    dir.all_procs(&mut pids).map_err(|source| Error::Read { file: "cgroup.procs".to_owned(), source })?;
-    Ok(pids)
+    dir.all_procs().map_err(|source| Error::Read { file: "cgroup.procs".to_owned(), source })
 }
 
 /// Sends `signal` to every process once.
@@ -74,11 +72,7 @@ fn remove_until(dir: &Dir, name: &str, deadline: Instant) -> Result<(), Error> {
             Err(errno) if !gone(errno) => return Err(error(errno)),
             _ => return Ok(()),
         }
-        for child in existing(dir.children()).map_err(error)?.unwrap_or_default() {
-            if let Some(below) = existing(dir.below(&child)).map_err(error)? {
-                remove_until(&below, &child, deadline)?;
-            }
-        }
+        dir.walk(|_| Ok(()), remove_once).map_err(error)?;
         if Instant::now() >= deadline {
             return Err(Error::Busy { path: name.to_owned() });
         }
@@ -88,6 +82,14 @@ fn remove_until(dir: &Dir, name: &str, deadline: Instant) -> Result<(), Error> {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
+    }
+}
+
+/// Removes a child that is empty, and leaves one that is not yet.
+fn remove_once(parent: &Dir, name: &str) -> Result<(), Errno> {
+    match parent.rmdir(name) {
+        Err(errno) if !gone(errno) && !matches!(errno, Errno::BUSY | Errno::NOTEMPTY) => Err(errno),
+        _ => Ok(()),
     }
 }
 

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use libtest_mimic::Failed;
 use runtime_core::cgroup::{Cgroup, CgroupPath, Error};
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
 use super::Test;
 use super::inmate::Inmate;
 use super::scratch::{Scratch, hierarchies};
 
-pub const TESTS: [Test; 10] = [
+pub const TESTS: [Test; 11] = [
     ("cgroup_is_made_in_every_hierarchy_and_removed_from_all", made_everywhere),
     ("existing_cgroup_is_taken_over_only_if_empty", taken_over),
     ("missing_controller_is_named_and_nothing_is_left", missing_controller),
@@ -18,6 +19,7 @@ pub const TESTS: [Test; 10] = [
     ("kill_ends_a_frozen_cgroup", kill_frozen),
     ("kill_outruns_forks", kill_forks),
     ("remove_waits_for_the_killed_and_takes_children_along", remove_waits),
+    ("remove_of_a_deep_tree_takes_no_more_stack_than_of_a_flat_one", remove_deep),
     ("remove_of_an_inhabited_cgroup_says_so", remove_busy),
     ("path_in_a_state_file_leads_back", state_file),
 ];
@@ -127,6 +129,32 @@ fn remove_waits() -> Result<(), Failed> {
     cgroup.remove()?;
     assert!(inmate.ended());
     assert!(!hierarchies().iter().any(|hierarchy| scratch.dir(hierarchy).exists()));
+    Ok(())
+}
+
+/// Whoever may make cgroups inside would end the shim of the whole pod otherwise, or keep the container for ever.
+fn remove_deep() -> Result<(), Failed> {
+    const DEPTH: usize = 2000;
+    let scratch = Scratch::new();
+    let cgroup = Cgroup::create(&scratch.path, None)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::open(scratch.dir("devices"), flags, Mode::empty())?;
+    for _ in 0..DEPTH {
+        mkdirat(&at, "deeper", Mode::RWXU)?;
+        at = openat(&at, "deeper", flags, Mode::empty())?;
+    }
+    let mut inmate = Inmate::run(&cgroup, "exec sleep 100");
+    let procs = openat(&at, "cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&procs, inmate.pid().to_string().as_bytes())?;
+    let end = move || {
+        let found = cgroup.pids()?;
+        cgroup.signal_all(libc::SIGKILL)?;
+        cgroup.remove().map(|()| found.len())
+    };
+    let ended = std::thread::Builder::new().stack_size(128 << 10).spawn(end)?.join();
+    assert_eq!(ended.map_err(|_| "it panicked")??, 1);
+    assert!(inmate.ended());
+    assert!(!scratch.dir("devices").exists());
     Ok(())
 }
 
