@@ -56,7 +56,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The hierarchies of v1, by directory; on v2 the one.
+/// The hierarchies of v1, by directory, and the one of v2 beside them; on v2 that one.
 pub fn hierarchies() -> Vec<String> {
     if is_v2() {
         return vec![String::new()];
@@ -68,8 +68,8 @@ pub fn hierarchies() -> Vec<String> {
 }
 
 fn is_hierarchy(path: &Path) -> bool {
-    const CGROUP_SUPER_MAGIC: u32 = 0x0027_e0eb;
-    rustix::fs::statfs(path).is_ok_and(|filesystem| filesystem.f_type as u32 == CGROUP_SUPER_MAGIC)
+    const MAGIC: [u32; 2] = [0x0027_e0eb, 0x6367_7270];
+    rustix::fs::statfs(path).is_ok_and(|filesystem| MAGIC.contains(&(filesystem.f_type as u32)))
 }
 
 fn is_v2() -> bool {
