@@ -49,19 +49,22 @@ fn copy_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>, depth: usize) -> Res
 
 fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat, depth: usize) -> Result<(), Errno> {
     let kind = FileType::from_raw_mode(stat.st_mode);
-    match kind {
-        FileType::Directory => {
-            mkdirat(to, name, Mode::RWXU)?;
-            copy_directory(open_directory(from, name)?.as_fd(), open_directory(to, name)?.as_fd(), depth)?;
+    let source = match kind {
+        FileType::Directory => Some(copy_tree(from, to, name, depth)?),
+        FileType::RegularFile => Some(copy_file(from, to, name)?),
+        FileType::Symlink => {
+            copy_symlink(from, to, name)?;
+            None
         }
-        FileType::RegularFile => copy_file(from, to, name)?,
-        FileType::Symlink => copy_symlink(from, to, name)?,
         FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice => {
             mknodat(to, name, kind, Mode::RUSR, stat.st_rdev)?;
+            None
         }
         // A socket is nothing without who listens.
         _ => return Ok(()),
-    }
+    };
+    // Of what was copied, whatever has the name by now: another's set-user-ID would be a way to become him.
+    let stat = source.as_ref().map_or(Ok(*stat), rustix::fs::fstat)?;
     match rustix::fs::chownat(
         to,
         name,
@@ -77,8 +80,8 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat
     if kind != FileType::Symlink {
         rustix::fs::chmodat(to, name, Mode::from_raw_mode(stat.st_mode & 0o7777), AtFlags::empty())?;
     }
-    if matches!(kind, FileType::Directory | FileType::RegularFile) {
-        copy_attributes(from, to, name)?;
+    if let Some(source) = &source {
+        copy_attributes(source.as_fd(), to, name)?;
     }
     let time = |seconds, nanoseconds: u64| Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ };
     let times = Timestamps {
@@ -88,28 +91,34 @@ fn copy_entry(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, stat: &Stat
     utimensat(to, name, &times, AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+fn copy_tree(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr, depth: usize) -> Result<OwnedFd, Errno> {
+    mkdirat(to, name, Mode::RWXU)?;
+    let source = open_directory(from, name)?;
+    copy_directory(source.as_fd(), open_directory(to, name)?.as_fd(), depth)?;
+    Ok(source)
+}
+
+fn copy_file(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     // Non-blocking, since it may be a fifo by now; of that nothing is read.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let source = openat(from, name, flags, Mode::empty())?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let target = openat(to, name, flags, Mode::RUSR | Mode::WUSR)?;
     while sendfile(&target, &source, None, CHUNK)? > 0 {}
-    Ok(())
+    Ok(source)
 }
 
 /// Extended attributes, among them file capabilities, as far as a tmpfs takes them and we may give them.
-fn copy_attributes(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let (source, target) = (openat(from, name, flags, Mode::empty())?, openat(to, name, flags, Mode::empty())?);
+fn copy_attributes(source: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
+    let target = openat(to, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     let (mut names, mut value) = ([0; ATTRIBUTES], [0; ATTRIBUTES]);
-    let listed = match flistxattr(&source, &mut names[..]) {
+    let listed = match flistxattr(source, &mut names[..]) {
         Err(Errno::OPNOTSUPP) => return Ok(()),
         listed => listed?,
     };
     for name in names.get(..listed).unwrap_or_default().split_inclusive(|byte| *byte == 0) {
         let name = CStr::from_bytes_with_nul(name).map_err(|_| Errno::INVAL)?;
-        let length = match fgetxattr(&source, name, &mut value[..]) {
+        let length = match fgetxattr(source, name, &mut value[..]) {
             // Gone meanwhile, or with ids that mean nothing here.
             Err(Errno::NODATA | Errno::OVERFLOW) => continue,
             length => length?,

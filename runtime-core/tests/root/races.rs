@@ -2,7 +2,7 @@
 //! CVE-2021-30465, CVE-2024-45310, CVE-2025-52565.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("exchanged_dev_never_leads_to_the_host", dev),
     ("exchanged_proc_never_leads_to_the_host", proc),
     ("exchanged_cwd_never_leads_to_the_host", cwd),
+    ("exchanged_file_never_gets_the_rights_of_another", rights),
 ];
 
 const LASTS: Duration = Duration::from_secs(2);
@@ -29,26 +30,40 @@ fn race(bundle: &Bundle, path: &Path, create: impl Fn(&Bundle)) -> Result<(), St
     fs::create_dir(&bait)?;
     let link = PathBuf::from(format!("{}.link", path.display()));
     symlink(&bait, &link)?;
+    exchanging(path, &link, || create(bundle));
+    let found: Vec<_> = fs::read_dir(&bait)?.flatten().map(|entry| entry.path()).collect();
+    assert!(found.is_empty(), "{found:?}");
+    Ok(())
+}
+
+/// Exchanges two paths for some seconds, while `create` is done.
+fn exchanging(path: &Path, other: &Path, create: impl Fn()) {
     let stop = AtomicBool::new(false);
     let rounds = std::thread::scope(|scope| {
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                let _ = renameat_with(CWD, path, CWD, &link, RenameFlags::EXCHANGE);
+                let _ = renameat_with(CWD, path, CWD, other, RenameFlags::EXCHANGE);
             }
         });
+        let _stop = Stopped(&stop);
         let begun = Instant::now();
         let mut rounds = 0;
         while begun.elapsed() < LASTS {
-            create(bundle);
+            create();
             rounds += 1;
         }
-        stop.store(true, Ordering::Relaxed);
         rounds
     });
     assert!(rounds > 5, "only {rounds} rounds");
-    let found: Vec<_> = fs::read_dir(&bait)?.flatten().map(|entry| entry.path()).collect();
-    assert!(found.is_empty(), "{found:?}");
-    Ok(())
+}
+
+/// Says stop when it is dropped, though a trial may fail.
+struct Stopped<'a>(&'a AtomicBool);
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Started, so that the program's own writes would show as well.
@@ -101,4 +116,20 @@ fn cwd() -> Result<(), Stop> {
     let bundle = Bundle::new().sh("touch x").set("/process/cwd", json!("/srv/deep/er"));
     fs::create_dir(bundle.image("/srv"))?;
     race(&bundle, &bundle.image("/srv"), start)
+}
+
+/// A user who may write to a directory where root has a set-user-ID program exchanges it with a file of his own, while a
+/// tmpfs begins as a copy of the directory.
+fn rights() -> Result<(), Stop> {
+    let tmpfs = json!({"destination": "/data", "type": "tmpfs", "source": "tmpfs", "options": ["tmpcopyup"]});
+    let script = "cd /data; for file in *; do [ -u $file ] && ! grep -q root $file && echo $file; done; echo done";
+    let bundle = Bundle::new().with_mount(tmpfs).sh(script);
+    let directory = bundle.image("/data");
+    fs::create_dir(&directory)?;
+    let [program, own] = ["program", "own"].map(|name| directory.join(name));
+    fs::write(&program, "of root")?;
+    fs::set_permissions(&program, PermissionsExt::from_mode(0o4755))?;
+    fs::write(&own, "of the user")?;
+    exchanging(&program, &own, || assert_eq!(bundle.says().as_deref(), Ok("done")));
+    Ok(())
 }
