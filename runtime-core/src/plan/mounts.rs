@@ -137,6 +137,13 @@ impl Entry<'_> {
         Ok(())
     }
 
+    /// What is to be procfs or sysfs has its masked and read-only paths below its own name, not where a link of the image
+    /// leads; a bind of the host's likewise (CVE-2019-19921).
+    fn no_symlinks(&self) -> bool {
+        let mounted = self.options.bind.is_none() && matches!(self.fstype, "proc" | "sysfs");
+        mounted || matches!(self.clean().as_str(), "/proc" | "/sys")
+    }
+
     fn over_proc(&self) -> bool {
         self.clean() == "/proc" || OVER_PROC.contains(&self.clean().as_str())
     }
@@ -150,7 +157,7 @@ impl Entry<'_> {
             locked: Default::default(),
             recursive_attributes: self.options.recursive,
             propagation: self.options.propagation.clone(),
-            no_symlinks: self.options.bind.is_none() && matches!(self.fstype, "proc" | "sysfs"),
+            no_symlinks: self.no_symlinks(),
             over_proc: self.over_proc(),
             keep: None,
         }
