@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io::{BufRead, BufReader, Read};
 use std::os::fd::BorrowedFd;
 
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::fs::{FileType, Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstat, fstatfs, openat2};
 
 use crate::program::CStringArray;
 
@@ -22,12 +22,14 @@ pub(super) fn set_home(env: &mut CStringArray, root: BorrowedFd<'_>, uid: u32) {
     }
 }
 
-/// The image owns the file: it is opened beneath the root, must be a regular file, and is read line by line.
+/// The image owns the file: it is opened beneath the root, must be a regular file, and is read line by line. One of procfs
+/// is none, though it says so: a link to `/proc/kmsg` would have us take the kernel's messages from whoever reads them.
 fn home(root: BorrowedFd<'_>, uid: u32) -> Option<String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let passwd = openat2(root, c"etc/passwd", flags, Mode::empty(), resolve).ok()?;
-    if FileType::from_raw_mode(fstat(&passwd).ok()?.st_mode) != FileType::RegularFile {
+    let regular = FileType::from_raw_mode(fstat(&passwd).ok()?.st_mode) == FileType::RegularFile;
+    if !regular || fstatfs(&passwd).ok()?.f_type == PROC_SUPER_MAGIC {
         return None;
     }
     home_of(BufReader::new(std::fs::File::from(passwd).take(LONGEST)), uid)

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstatfs, statat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, statat};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
@@ -20,8 +20,6 @@ use crate::sys::{MountAttr, RECURSIVE, mount_setattr};
 /// `MOUNT_ATTR_RDONLY`. linux/mount.h
 const RDONLY: u64 = libc::MOUNT_ATTR_RDONLY;
 const NOSUID: u64 = libc::MOUNT_ATTR_NOSUID;
-/// Magic number of procfs. statfs(2)
-const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 
 impl Init<'_> {
     /// Attaches the root file system over `/` of this mount namespace. `/` itself stays the old root for path lookups,
@@ -128,7 +126,7 @@ impl Init<'_> {
             in_root::make(root, &step.target, missing)?
         };
         // A target that turns out to lie inside a procfs would let a mount stand in for a file of the kernel's.
-        if !step.over_proc && !step.no_symlinks && fstatfs(&target)?.f_type as i64 == PROC_SUPER_MAGIC {
+        if !step.over_proc && !step.no_symlinks && fstatfs(&target)?.f_type == PROC_SUPER_MAGIC {
             return Err(Errno::PERM);
         }
         Ok(target)

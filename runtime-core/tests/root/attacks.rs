@@ -49,11 +49,18 @@ fn replace_by_link(bundle: &Bundle, path: &str, to: impl AsRef<Path>) {
     symlink(to, path).unwrap();
 }
 
-/// CVE-2019-19921, CVE-2023-27561, CVE-2025-54867
+/// CVE-2019-19921, CVE-2023-27561, CVE-2025-54867; the host's, bound there, is masked by the same names.
 fn proc_links() -> Result<(), Stop> {
-    for name in ["/proc", "/sys"] {
+    for (name, bound) in [("/proc", false), ("/sys", false), ("/proc", true), ("/sys", true)] {
+        let bundle = || match bound {
+            false => Bundle::new(),
+            true => Bundle::new()
+                .without_mount(name)
+                .with_mount(json!({"destination": name, "type": "bind", "source": name, "options": ["rbind", "ro"]})),
+        };
+        bundle().says()?;
         for to in ["bait", "tmp", "/tmp", "loop"] {
-            let bundle = Bundle::new();
+            let bundle = bundle();
             let bait = bait(&bundle);
             let to = match to {
                 "bait" => bait.clone(),
@@ -62,7 +69,10 @@ fn proc_links() -> Result<(), Stop> {
             };
             replace_by_link(&bundle, name, &to);
             let text = bundle.refused()?;
-            assert!(text.contains(&format!(" on {name}: must be mounted on ordinary directory: ")), "{text}");
+            assert!(
+                text.contains(&format!(" on {name}")) && text.contains("must be mounted on ordinary directory: "),
+                "{text}"
+            );
             assert!(untouched(&bait));
         }
     }
@@ -264,6 +274,19 @@ fn passwd() -> Result<(), Stop> {
     fs::write(inside.image("/etc/real"), "root:x:0:0::/inside:\n")?;
     symlink("/etc/real", inside.image("/etc/passwd"))?;
     assert_eq!(inside.says()?, "/inside");
+    // A file of procfs says that it is a plain one.
+    let line = "root:x:0:0::/of/proc:";
+    let running = Bundle::new().args(&["sh", "-c", "sleep 100 & wait", line]);
+    let (live, etc) = (running.start()?, running.image("/etc"));
+    fs::write(etc.join("real"), format!("\n{line}\n"))?;
+    let home = |link: &str| -> Result<String, Stop> {
+        let _ = fs::remove_file(etc.join("passwd"));
+        symlink(link, etc.join("passwd"))?;
+        let mut process = shell("echo $HOME");
+        process["env"] = json!(["PATH=/bin"]);
+        Ok(live.exec(&process)?.wait().success()?)
+    };
+    assert_eq!([home("/etc/real")?, home("/proc/1/cmdline")?], ["/of/proc", "/"]);
     // One line of 64 GB is neither read nor kept.
     let huge = bundle();
     File::create(huge.image("/etc/passwd"))?.set_len(64 << 30)?;
