@@ -37,7 +37,7 @@ impl InRoot {
     /// The path as the container sees it, for people.
     #[must_use]
     pub fn display(&self) -> String {
-        format!("/{}", self.path.to_string_lossy().trim_start_matches('.'))
+        if self.is_root() { "/".to_owned() } else { format!("/{}", self.path.to_string_lossy()) }
     }
 
     /// Whether it is the root itself.
@@ -50,5 +50,21 @@ impl InRoot {
 impl std::fmt::Display for InRoot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.display())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_and_names_keep_their_dots() {
+        let shown = |path: &str| InRoot::new(path).map(|path| path.display());
+        for (path, clean) in
+            [("/", "/"), ("../.", "/"), ("a/./b//../c/", "/a/c"), ("/.proc", "/.proc"), ("..a/.b", "/..a/.b")]
+        {
+            assert_eq!(shown(path).as_deref(), Some(clean), "{path}");
+        }
+        assert_eq!(shown("/a\0b"), None);
     }
 }
