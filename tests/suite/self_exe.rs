@@ -203,6 +203,7 @@ fn the_shim_cannot_be_written_from_the_hosts_pid_namespace(scene: &Scene<'_>) ->
                 }
             }
         })?;
+        ensure!(outcome.stdout.contains("tried"), "the shim was not in sight, so nothing was tried: {outcome}");
         ensure!(!outcome.stdout.contains("WON"), "{outcome}");
         Ok(())
     })

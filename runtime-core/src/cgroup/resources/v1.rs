@@ -74,7 +74,7 @@ fn memory(memory: &LinuxMemory, settings: &mut Vec<Setting>) -> Result<(), Error
     if let Some(reservation) = nonzero(memory.reservation()) {
         settings.push(Setting::new("memory", "memory.soft_limit_in_bytes", reservation));
     }
-    // `kernel` and `kernelTCP` are ignored, as runc does: gone from kernels since 5.4 and 5.16.
+    // `kernel`, `kernelTCP` and `useHierarchy` are ignored, as runc does: gone from kernels since 5.4, 5.16 and 5.11.
     if memory.disable_oom_killer() == Some(true) {
         settings.push(Setting::new("memory", "memory.oom_control", 1));
     }
