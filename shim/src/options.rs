@@ -41,7 +41,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The message is not what its type_url says.
-    #[error("decode runtime options {type_url}")]
+    #[error("decode runtime options {}", one_line(type_url))]
     Decode {
         /// The type it claims.
         type_url: String,
@@ -50,7 +50,7 @@ pub enum Error {
         source: protobuf::Error,
     },
     /// The TOML is not ours.
-    #[error("parse runtime options{file}: line {line}: {}", reason.message())]
+    #[error("parse runtime options{}: line {line}: {}", one_line(file), one_line(reason.message()))]
     Toml {
         /// ` of <config_path>`, or nothing for a `config_body`.
         file: String,
@@ -60,7 +60,7 @@ pub enum Error {
         reason: toml::de::Error,
     },
     /// The file of `config_path` is not there.
-    #[error("read runtime options from {}", path.display())]
+    #[error("read runtime options from {}", one_line(&path.to_string_lossy()))]
     Read {
         /// The file.
         path: PathBuf,
@@ -71,6 +71,11 @@ pub enum Error {
     /// `binary_name` names nothing that can be executed.
     #[error("runtime options: BinaryName {0:?}: executable file not found in $PATH")]
     BinaryName(String),
+}
+
+/// A message may hold anything, and an error is one line.
+fn one_line(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 const RUNC: [&str; 2] = ["containerd.runc.v1.Options", "containerd.runc.v2.Options"];
@@ -232,6 +237,28 @@ mod tests {
         let error = Options::decode(Some(&toml)).unwrap_err();
         assert!(matches!(error, Error::Toml { line: 2, .. }), "{error}");
         assert_eq!(error.to_string().lines().count(), 1);
+    }
+
+    #[test]
+    fn an_error_is_one_line_whatever_the_message_holds() {
+        let toml = b"network.mode = \"a\\nb\"";
+        let body = [&[0x1a, u8::try_from(toml.len()).unwrap()], &toml[..]].concat();
+        for (type_url, value, expected) in [
+            (
+                "a\n/containerd.runc.v1.Options",
+                vec![0xff],
+                "decode runtime options a\u{fffd}/containerd.runc.v1.Options",
+            ),
+            ("runtimeoptions.v1.Options", b"\x12\x03/\n\0".to_vec(), "read runtime options from /\u{fffd}\u{fffd}"),
+            (
+                "runtimeoptions.v1.Options",
+                body,
+                "parse runtime options: line 1: unknown variant `a\u{fffd}b`, expected ",
+            ),
+        ] {
+            let error = Options::decode(Some(&any(type_url, value))).unwrap_err().to_string();
+            assert!(error.starts_with(expected) && error.lines().count() == 1, "{error:?}");
+        }
     }
 
     #[test]
