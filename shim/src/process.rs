@@ -1,12 +1,13 @@
 //! One process of a container, init or exec, as RPCs see it: its state, who waits for it, its stdio.
 
 use crate::error::Error;
-use crate::state::{Operation, State};
+use crate::state::{Operation, Refusal, State};
 use crate::stdio;
 use runtime_core::children::{Exit, send_signal};
 use rustix::io::Errno;
 use rustix::process::Pid;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::watch;
 
@@ -28,6 +29,8 @@ pub struct Process {
     /// As the client named them.
     pub streams: Streams,
     state: watch::Sender<State>,
+    /// It has got SIGKILL.
+    killed: AtomicBool,
     /// Set once, when the kernel has made it.
     born: OnceLock<Born>,
     io: Mutex<Channel>,
@@ -50,7 +53,13 @@ struct Born {
 impl Process {
     /// Not made yet.
     pub fn new(streams: Streams) -> Process {
-        Process { streams, state: watch::Sender::new(State::Created), born: OnceLock::new(), io: Mutex::default() }
+        Process {
+            streams,
+            state: watch::Sender::new(State::Created),
+            killed: AtomicBool::new(false),
+            born: OnceLock::new(),
+            io: Mutex::default(),
+        }
     }
 
     /// Remembers the process that was made for it.
@@ -76,6 +85,9 @@ impl Process {
 
     /// Begins an operation if the state allows it.
     pub fn begin(&self, operation: Operation) -> Result<(), Error> {
+        if operation == Operation::Pause && self.killed.load(Ordering::Relaxed) {
+            return Err(Refusal::of_killed(operation).into());
+        }
         let mut result = Ok(());
         self.state.send_if_modified(|state| match state.admit(operation) {
             Ok(next) => {
@@ -132,7 +144,16 @@ impl Process {
         send_signal(born.pidfd.as_fd(), signal).map_err(|source| match source {
             Errno::SRCH => Error::Finished,
             _ => Error::Signal { signal, pid: born.pid.as_raw_nonzero().get(), source },
-        })
+        })?;
+        if signal == libc::SIGKILL {
+            self.set_killed();
+        }
+        Ok(())
+    }
+
+    /// It has got SIGKILL, or is about to.
+    pub fn set_killed(&self) {
+        self.killed.store(true, Ordering::Relaxed);
     }
 
     /// Its stdio, while it is open.

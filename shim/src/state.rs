@@ -53,6 +53,13 @@ pub struct Refusal {
     state: &'static str,
 }
 
+impl Refusal {
+    /// A process that is about to die of SIGKILL cannot be frozen: on cgroup v1 it would not die.
+    pub fn of_killed(operation: Operation) -> Refusal {
+        Refusal { operation, state: "killed" }
+    }
+}
+
 fn verb(operation: Operation) -> &'static str {
     match operation {
         Operation::Start => "start",

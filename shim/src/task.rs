@@ -3,7 +3,7 @@
 //! Every request runs to its end whoever still listens (rpc.rs), so a method needs no care for a client that leaves.
 //! Work that blocks is done by threads of its own; State, Pids, Connect, Kill and Wait never wait behind it.
 
-use crate::containers::{Containers, Exec};
+use crate::containers::{Containers, Exec, Record};
 use crate::convert::{self, timestamp};
 use crate::error::{Error, response};
 use crate::events::{self, Events};
@@ -165,6 +165,9 @@ impl Task {
         let process = record.process(&request.exec_id)?;
         let signal = signal(request.signal)?;
         if request.all {
+            if signal == libc::SIGKILL {
+                record.init.set_killed();
+            }
             // Also of a container whose init has ended: what it left is meant, and nothing is fine.
             let container = record.clone();
             let all = move || container.container.cgroup().signal_all(signal).map_err(Error::cgroup("kill"));
@@ -172,11 +175,8 @@ impl Task {
         } else {
             process.signal(signal)?;
         }
-        // A frozen process dies only when it is thawed.
-        if signal == libc::SIGKILL && matches!(record.init.state(), State::Paused) {
-            let container = record.clone();
-            blocking("kill", move || container.container.cgroup().thaw().map_err(Error::cgroup("kill"))).await?;
-            record.init.settle(State::Running);
+        if signal == libc::SIGKILL {
+            thaw_killed(record).await?;
         }
         Ok(Empty::default())
     }
@@ -272,6 +272,20 @@ fn adopt(process: &Process, io: &Arc<stdio::Io>, child: &mut Child, verb: &'stat
     }
     let pidfd = child.pidfd.try_clone().map_err(Error::descriptor)?;
     process.born(child.pid, pidfd);
+    Ok(())
+}
+
+/// What is frozen dies only when it is thawed, and a pause may be under way.
+async fn thaw_killed(record: Arc<Record>) -> Result<(), Error> {
+    let state = match record.init.state() {
+        State::Pausing => record.init.settled().await,
+        state => state,
+    };
+    if matches!(state, State::Paused) {
+        let container = record.clone();
+        blocking("kill", move || container.container.cgroup().thaw().map_err(Error::cgroup("kill"))).await?;
+        record.init.settle(State::Running);
+    }
     Ok(())
 }
 

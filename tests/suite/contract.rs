@@ -35,6 +35,7 @@ pub fn scenarios() -> Vec<Scenario> {
         members_of_a_pod_share_a_shim,
         a_client_that_leaves_aborts_nothing,
         delete_is_idempotent,
+        a_kill_beside_a_pause_kills,
         all_of_a_terminal_reaches_the_fifo,
     ]);
     all
@@ -280,6 +281,28 @@ fn questions_do_not_wait_for_a_create(scene: &Scene<'_>) -> Result<()> {
     granted(create.join().map_err(|_| anyhow!("the thread that creates panicked"))?)?;
     drop(reader);
     end(&shim, &connection)
+}
+
+/// What is frozen does not die (cgroup v1), and a pause may be half way when the kill comes.
+fn a_kill_beside_a_pause_kills(scene: &Scene<'_>) -> Result<()> {
+    let shim = shim(scene, "a", SLEEP)?;
+    let answer = shim.start_with(&[])?.success()?.stdout;
+    let (first, second) = (shim.connect(&answer)?, shim.connect(&answer)?);
+    let pause = PauseRequest { id: shim.id().into(), ..Default::default() };
+    for _ in 0..50 {
+        granted(create(&shim, &first))?;
+        granted(start(&shim, &first, ""))?;
+        std::thread::scope(|scope| -> Result<()> {
+            let pausing = scope.spawn(|| second.call::<Empty>("Pause", &pause)); // done or refused
+            granted(kill(&shim, &first, "", 9))?;
+            let _ = pausing.join().map_err(|_| anyhow!("the thread that pauses panicked"))??;
+            Ok(())
+        })?;
+        granted(wait(&shim, &first, ""))?;
+        granted(delete(&shim, &first, ""))?;
+    }
+    shutdown(&shim, &first);
+    Ok(())
 }
 
 fn members_of_a_pod_share_a_shim(scene: &Scene<'_>) -> Result<()> {
