@@ -72,10 +72,11 @@ fn remove_until(dir: &Dir, name: &str, deadline: Instant) -> Result<(), Error> {
             Err(errno) if !gone(errno) => return Err(error(errno)),
             _ => return Ok(()),
         }
-        dir.walk(|_| Ok(()), remove_once).map_err(error)?;
         if Instant::now() >= deadline {
             return Err(Error::Busy { path: name.to_owned() });
         }
+        // A deep tree may outlast the deadline by itself: what is left of it is looked at once more.
+        dir.walk(|_| Ok(()), remove_once).map_err(error)?;
         if !wait_empty(dir, deadline)? {
             // Nobody is in it and the kernel has yet to notice: it keeps references of exited
             // tasks for a moment, and tells nobody when it drops them. A short, bounded pause.
