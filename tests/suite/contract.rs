@@ -31,11 +31,8 @@ pub fn scenarios() -> Vec<Scenario> {
     all.extend(crate::scenarios![Berth:
         both_task_services_are_served,
         anything_may_stand_on_the_stdin_of_start,
-        questions_do_not_wait_for_a_create,
         members_of_a_pod_share_a_shim,
-        a_client_that_leaves_aborts_nothing,
         delete_is_idempotent,
-        a_kill_beside_a_pause_kills,
         all_of_a_terminal_reaches_the_fifo,
     ]);
     all
@@ -257,54 +254,6 @@ fn anything_may_stand_on_the_stdin_of_start(scene: &Scene<'_>) -> Result<()> {
     Ok(())
 }
 
-fn questions_do_not_wait_for_a_create(scene: &Scene<'_>) -> Result<()> {
-    let shim = shim(scene, "a", SLEEP)?;
-    let answer = shim.start_with(&[])?.success()?.stdout;
-    let fifo = shim.bundle().join("out");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
-    // Nobody reads the fifo, so to open it for writing waits.
-    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(&shim) };
-    let waiting = shim.connect(&answer)?;
-    let create = std::thread::spawn(move || waiting.call::<CreateTaskResponse>("Create", &request));
-    std::thread::sleep(Duration::from_millis(500));
-    let connection = shim.connect(&answer)?;
-    let begin = Instant::now();
-    let connect = connection
-        .call::<ConnectResponse>("Connect", &ConnectRequest { id: shim.id().into(), ..Default::default() })?;
-    let asked = state(&shim, &connection)?;
-    let took = begin.elapsed();
-    ensure!(
-        took < Duration::from_secs(1),
-        "Connect and State took {took:?} beside a Create that waits: {connect:?} {asked:?}"
-    );
-    let reader = fs::File::open(&fifo)?;
-    granted(create.join().map_err(|_| anyhow!("the thread that creates panicked"))?)?;
-    drop(reader);
-    end(&shim, &connection)
-}
-
-/// What is frozen does not die (cgroup v1), and a pause may be half way when the kill comes.
-fn a_kill_beside_a_pause_kills(scene: &Scene<'_>) -> Result<()> {
-    let shim = shim(scene, "a", SLEEP)?;
-    let answer = shim.start_with(&[])?.success()?.stdout;
-    let (first, second) = (shim.connect(&answer)?, shim.connect(&answer)?);
-    let pause = PauseRequest { id: shim.id().into(), ..Default::default() };
-    for _ in 0..50 {
-        granted(create(&shim, &first))?;
-        granted(start(&shim, &first, ""))?;
-        std::thread::scope(|scope| -> Result<()> {
-            let pausing = scope.spawn(|| second.call::<Empty>("Pause", &pause)); // done or refused
-            granted(kill(&shim, &first, "", 9))?;
-            let _ = pausing.join().map_err(|_| anyhow!("the thread that pauses panicked"))??;
-            Ok(())
-        })?;
-        granted(wait(&shim, &first, ""))?;
-        granted(delete(&shim, &first, ""))?;
-    }
-    shutdown(&shim, &first);
-    Ok(())
-}
-
 fn members_of_a_pod_share_a_shim(scene: &Scene<'_>) -> Result<()> {
     let leader = shim(scene, "a", SLEEP)?;
     let group = leader.id().to_owned();
@@ -326,25 +275,6 @@ fn members_of_a_pod_share_a_shim(scene: &Scene<'_>) -> Result<()> {
     leader.delete()?.success()?;
     ensure!(granted(state(&member, &connection))?.status.value() == 2, "the member does not run any more");
     end(&member, &connection)
-}
-
-fn a_client_that_leaves_aborts_nothing(scene: &Scene<'_>) -> Result<()> {
-    let shim = shim(scene, "a", SLEEP)?;
-    let answer = shim.start_with(&[])?.success()?.stdout;
-    let fifo = shim.bundle().join("out");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
-    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(&shim) };
-    let leaving = shim.connect(&answer)?;
-    leaving.leave_after(Duration::from_millis(300), "Create", &request)?;
-    let _reader = fs::File::open(&fifo)?;
-    let connection = shim.connect(&answer)?;
-    let created = berth_tests::command::poll(Duration::from_secs(10), || match state(&shim, &connection) {
-        Ok(Ok(state)) if state.pid > 0 => Some(()),
-        _ => None,
-    });
-    ensure!(created.is_some(), "the container was not created: {:?}", state(&shim, &connection)?);
-    granted(start(&shim, &connection, ""))?;
-    end(&shim, &connection)
 }
 
 fn delete_is_idempotent(scene: &Scene<'_>) -> Result<()> {

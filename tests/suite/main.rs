@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod contract;
+mod contract_at_once;
 mod contract_refusals;
 mod crash;
 mod events;
@@ -98,6 +99,7 @@ fn chapters() -> Vec<(&'static str, Vec<Scenario>)> {
         ("events", events::scenarios()),
         ("bad_input", bad_input::scenarios()),
         ("contract", contract::scenarios()),
+        ("contract_at_once", contract_at_once::scenarios()),
         ("contract_refusals", contract_refusals::scenarios()),
         ("self_exe", self_exe::scenarios()),
         ("stress", stress::scenarios()),

@@ -2,7 +2,7 @@
 //! asks again: the second request gets the answer of the first one's work.
 
 use super::{Task, blocking};
-use crate::containers::{Deleted, Record};
+use crate::containers::{Deleted, Exec, Record};
 use crate::convert::timestamp;
 use crate::error::Error;
 use crate::events;
@@ -66,6 +66,7 @@ impl Task {
         record.init.close_io(DRAIN).await;
         for (_, exec) in record.execs() {
             exec.process.close_io(Duration::ZERO).await;
+            never_started(&exec);
         }
         self.containers.remove(&record.id);
         let event = TaskDelete {
@@ -88,10 +89,14 @@ impl Task {
         exec.process.close_io(DRAIN).await;
         record.remove_exec(exec_id);
         let exit = exec.process.state().exit();
-        // Who waits for one that was never started waits no longer.
-        exec.process.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
+        never_started(&exec);
         Ok(answer(exec.process.pid(), exit))
     }
+}
+
+/// Who waits for an exec that nobody will start any more waits no longer. One that has ended keeps its exit.
+fn never_started(exec: &Exec) {
+    exec.process.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
 }
 
 fn answer(pid: u32, exit: Option<Exit>) -> DeleteResponse {
