@@ -23,6 +23,7 @@ pub fn scenarios() -> Vec<Scenario> {
         a_container_from_create_to_shutdown,
         a_shutdown_waits_for_the_last_container,
         exec_ids_are_used_once,
+        streams_that_nobody_wants_are_the_containers_null,
         update_changes_the_limits,
         the_time_of_exit_is_the_same_everywhere,
         a_second_start_answers_the_same_address,
@@ -87,6 +88,25 @@ fn a_container_from_create_to_shutdown(scene: &Scene<'_>) -> Result<()> {
     ensure!(gone.is_some(), "the socket is still there");
     shim.delete()?.success()?;
     Ok(())
+}
+
+fn streams_that_nobody_wants_are_the_containers_null(scene: &Scene<'_>) -> Result<()> {
+    let tell = |file: &str| format!("for fd in 0 2; do readlink /proc/self/fd/$fd; done > /{file}");
+    let shim = shim(scene, "a", &format!("{}; {SLEEP}", tell("init")))?;
+    let connection = shim.start()?;
+    let pid = granted(create(&shim, &connection))?.pid;
+    granted(start(&shim, &connection, ""))?;
+    until_it_traps(pid)?;
+    granted(exec(&shim, &connection, "e", &["sh", "-c", &tell("exec")]))?;
+    granted(start(&shim, &connection, "e"))?;
+    ensure!(granted(wait(&shim, &connection, "e"))?.exit_status == 0);
+    for who in ["init", "exec"] {
+        let said = fs::read_to_string(scene.rootfs()?.join(who))?;
+        ensure!(said == "/dev/null\n/dev/null\n", "{who}: {said:?}");
+        scene.see(who, said);
+    }
+    granted(delete(&shim, &connection, "e"))?;
+    end(&shim, &connection)
 }
 
 fn a_shutdown_waits_for_the_last_container(scene: &Scene<'_>) -> Result<()> {
