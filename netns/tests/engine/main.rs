@@ -2,98 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod program;
+mod scene;
+
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use netns::cni::cache::Attachment;
 use netns::cni::conflist::NetworkList;
-use netns::cni::engine::{self, Engine};
+use netns::cni::engine;
 use netns::cni::fault::Code;
 use serde_json::{Map, Value, json};
 
-struct Scene {
-    directory: PathBuf,
-    engine: Engine,
-}
-
-impl Scene {
-    fn new(test: &str) -> Self {
-        let directory = std::env::temp_dir().join(format!("berth-engine-{test}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&directory);
-        fs::create_dir_all(directory.join("bin")).unwrap();
-        let engine = Engine {
-            bin_dirs: vec![directory.join("no"), directory.join("bin")],
-            cache_dir: directory.join("cache"),
-            native: false,
-            timeout: Duration::from_secs(20),
-            ..Engine::default()
-        };
-        Self { directory, engine }
-    }
-
-    /// A plugin that notes command and configuration, then does what the script says.
-    fn plugin(&self, name: &str, script: &str) {
-        let log = self.directory.display();
-        let text = format!(
-            "#!/bin/sh\nn=$(ls {log}/log 2>/dev/null | wc -l)\nmkdir -p {log}/log\n\
-             f={log}/log/$(printf %03d $n)-{name}-$CNI_COMMAND\ncat >$f\nenv | grep ^CNI_ | sort >{log}/env-{name}\n{script}\n"
-        );
-        let path = self.directory.join("bin").join(name);
-        // Written by another process: this one has threads that fork, and a file that a fork holds open is busy.
-        let draft = self.directory.join("draft");
-        fs::write(&draft, text).unwrap();
-        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
-        assert!(std::process::Command::new("cp").arg("-p").arg(draft).arg(path).status().unwrap().success());
-    }
-
-    /// Which plugins were called how, in order.
-    fn calls(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(self.directory.join("log"))
-            .into_iter()
-            .flatten()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names.into_iter().map(|name| name[4..].to_owned()).collect()
-    }
-
-    /// What the nth call read.
-    fn input(&self, nth: usize) -> Value {
-        let mut paths: Vec<_> =
-            fs::read_dir(self.directory.join("log")).unwrap().map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        serde_json::from_slice(&fs::read(&paths[nth]).unwrap()).unwrap()
-    }
-
-    fn cached(&self) -> usize {
-        self.engine.attachments().len()
-    }
-}
-
-impl Drop for Scene {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn list(version: &str, plugins: Value) -> NetworkList {
-    let list = json!({ "name": "net", "cniVersion": version, "plugins": plugins });
-    NetworkList::from_bytes(list.to_string().as_bytes()).unwrap()
-}
-
-fn attachment() -> Attachment {
-    Attachment {
-        container_id: "pod".to_owned(),
-        netns: "/run/netns/pod".to_owned(),
-        if_name: "eth0".to_owned(),
-        args: vec![("IgnoreUnknown".to_owned(), "1".to_owned()), ("K".to_owned(), "v".to_owned())],
-        capability_args: Map::from_iter([("ports".to_owned(), json!([1])), ("other".to_owned(), json!(2))]),
-    }
-}
-
-const ANSWER: &str = r#"echo '{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.2/24"}]}'"#;
+use scene::{ANSWER, Scene, attachment, list};
 
 #[test]
 fn add_goes_forward_with_results_and_delete_backward_with_the_last() {
@@ -200,115 +120,6 @@ fn several_networks_are_all_or_none() {
 }
 
 #[test]
-fn what_a_plugin_can_do_wrong_is_one_clear_error() {
-    let scene = Scene::new("wrong");
-    for (script, words) in [
-        ("echo garbage", "failed to unmarshal raw result \"garbage\\n\""),
-        ("true", "failed to unmarshal raw result"),
-        ("echo '[]'", "the result is no JSON object"),
-        (r#"echo '{"cniVersion":"7.0.0"}'"#, "unsupported CNI result version \"7.0.0\""),
-        ("echo what; exit 1", "error parsing its diagnostic message \"what\\n\""),
-        ("exit 1", "netplugin failed with no error message: exit status: 1"),
-        ("kill -9 $$", "netplugin failed with no error message: signal: 9 (SIGKILL)"),
-        (r#"echo '{"code":11,"msg":"later"}'; exit 1"#, "later"),
-    ] {
-        scene.plugin("wrong", script);
-        let error = scene.engine.add(&list("1.0.0", json!([{"type":"wrong"}])), &attachment()).unwrap_err().to_string();
-        assert!(
-            error.starts_with("plugin type=\"wrong\" failed (add): ") && error.contains(words),
-            "{script}: {error}"
-        );
-    }
-    let error = scene.engine.add(&list("1.0.0", json!([{"type":"absent"}])), &attachment()).unwrap_err().to_string();
-    assert!(error.contains("failed to find plugin \"absent\" in path ["), "{error}");
-    let error = scene.engine.add(&list("1.0.0", json!([{"type":"../x"}])), &attachment()).unwrap_err().to_string();
-    assert!(error.contains("invalid plugin name"), "{error}");
-    for (id, name) in [("", "eth0"), ("a/b", "eth0"), ("pod", ""), ("pod", "a/b"), ("pod", "sixteen-letters-")] {
-        let attachment = Attachment { container_id: id.to_owned(), if_name: name.to_owned(), ..attachment() };
-        let error = scene.engine.add(&list("1.0.0", json!([{"type":"wrong"}])), &attachment).unwrap_err();
-        assert_eq!(error.code, Code::ENVIRONMENT, "{id} {name}");
-    }
-}
-
-#[test]
-fn a_plugin_that_hangs_is_killed_with_what_it_started() {
-    let mut scene = Scene::new("hangs");
-    scene.engine.timeout = Duration::from_millis(700);
-    let pids = scene.directory.join("pids");
-    let script = format!("sleep 1000 & echo $! $$ >{0}.new; mv {0}.new {0}; wait", pids.display());
-    scene.plugin("hangs", &script);
-    let begin = Instant::now();
-    let error = scene.engine.add(&list("1.0.0", json!([{"type":"hangs"}])), &attachment()).unwrap_err().to_string();
-    assert!(error.contains("did not end in time and was killed"), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(10));
-    let deadline = Instant::now() + Duration::from_secs(5);
-    for pid in fs::read_to_string(pids).unwrap().split_whitespace() {
-        let runs = || {
-            let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            !state.is_empty() && !state.contains(") Z ")
-        };
-        while runs() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert!(!runs(), "{pid} is still there");
-    }
-}
-
-#[test]
-fn output_left_to_a_daemon_does_not_hold_us() {
-    let scene = Scene::new("daemon");
-    scene.plugin("daemon", &format!("{ANSWER}; sleep 30 & echo $! >{}/pid", scene.directory.display()));
-    let begin = Instant::now();
-    scene.engine.add(&list("1.0.0", json!([{"type":"daemon"}])), &attachment()).unwrap();
-    assert!(begin.elapsed() < Duration::from_secs(20));
-    let pid = fs::read_to_string(scene.directory.join("pid")).unwrap().trim().parse().unwrap();
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-}
-
-#[test]
-fn a_large_configuration_that_nobody_reads_does_not_hold_us() {
-    let scene = Scene::new("large");
-    fs::write(scene.directory.join("draft"), format!("#!/bin/sh\n{ANSWER}\n")).unwrap();
-    fs::set_permissions(scene.directory.join("draft"), fs::Permissions::from_mode(0o755)).unwrap();
-    let (draft, path) = (scene.directory.join("draft"), scene.directory.join("bin/deaf"));
-    assert!(std::process::Command::new("cp").arg("-p").arg(draft).arg(path).status().unwrap().success());
-    let text = "x".repeat(300_000);
-    scene.engine.add(&list("1.0.0", json!([{"type":"deaf","x":text}])), &attachment()).unwrap();
-}
-
-#[test]
-fn a_binary_that_is_being_written_is_tried_again() {
-    let scene = Scene::new("busy");
-    scene.plugin("busy", ANSWER);
-    let path = scene.directory.join("bin/busy");
-    let writer = fs::OpenOptions::new().append(true).open(path).unwrap();
-    let ends = std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(1300));
-        drop(writer);
-    });
-    scene.engine.add(&list("1.0.0", json!([{"type":"busy"}])), &attachment()).unwrap();
-    ends.join().unwrap();
-}
-
-#[test]
-fn versions_and_status_are_asked_of_the_plugin() {
-    let scene = Scene::new("versions");
-    scene.plugin(
-        "new",
-        r#"[ $CNI_COMMAND = VERSION ] && echo '{"cniVersion":"1.1.0","supportedVersions":["1.0.0","1.1.0"]}' ||
-        { echo '{"code":50,"msg":"not ready"}'; exit 1; }"#,
-    );
-    scene.plugin("old", r#"echo '{"code":4,"msg":"unknown CNI_COMMAND: VERSION"}'; exit 1"#);
-    assert_eq!(scene.engine.version("new").unwrap(), ["1.0.0", "1.1.0"]);
-    assert_eq!(scene.engine.version("old").unwrap(), ["0.1.0"]);
-    let native = Engine { native: true, ..scene.engine.clone() };
-    assert_eq!(native.version("loopback").unwrap().len(), 7);
-    let error = scene.engine.status(&list("1.1.0", json!([{"type":"new"}]))).unwrap_err();
-    assert_eq!(error.code, Code::NOT_AVAILABLE);
-}
-
-#[test]
 fn garbage_is_collected_with_the_attachments_that_are_valid() {
     let scene = Scene::new("gc");
     scene.plugin("first", ANSWER);
@@ -326,12 +137,12 @@ fn garbage_is_collected_with_the_attachments_that_are_valid() {
 fn what_a_native_plugin_cannot_is_the_binarys_from_add_to_delete() {
     let mut scene = Scene::new("beyond");
     scene.engine.native = true;
-    scene.plugin("bridge", ANSWER);
-    let list = list("1.0.0", json!([{"type":"bridge","macspoofchk":true}]));
+    scene.plugin("bandwidth", ANSWER);
+    let list = list("1.0.0", json!([{"type":"bandwidth","shapedSubnets":["10.0.0.0/8"]}]));
     scene.engine.add(&list, &attachment()).unwrap();
     scene.engine.delete(&list, &attachment()).unwrap();
-    assert_eq!(scene.calls(), ["bridge-ADD", "bridge-DEL"]);
-    fs::remove_file(scene.directory.join("bin/bridge")).unwrap();
+    assert_eq!(scene.calls(), ["bandwidth-ADD", "bandwidth-DEL"]);
+    fs::remove_file(scene.directory.join("bin/bandwidth")).unwrap();
     let error = scene.engine.add(&list, &attachment()).unwrap_err();
     assert_eq!(error.code, Code::UNSUPPORTED_FIELD);
 }
