@@ -1,8 +1,8 @@
 //! Whoever wires a pod is killed at some moment of it, and what comes then leaves nothing.
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netns::cni::cache::Attachment;
@@ -12,8 +12,9 @@ use netns::plugin::Places;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use crate::host::{Host, Pod, list, soon};
+use crate::host::{Host, list, soon};
 use crate::trial;
+use crate::victim::{self, nothing_left, survives};
 
 /// Set in a process that wires one pod and may be killed: the directory, and what to do.
 pub const VICTIM: &str = "BERTH_NETNS_VICTIM";
@@ -111,60 +112,33 @@ fn kill(child: &mut Child) {
     send(pid, Signal::KILL);
 }
 
-/// Runs it, killed after that time; true where it came to its end before.
-fn victim(host: &Host, chain: Chain, act: &str, after: Duration) -> bool {
+fn run(host: &Host, chain: Chain, act: &str, after: Duration) -> bool {
     let mut command = Command::new("/proc/self/exe");
-    let mut child =
-        command.args([act, chain.word()]).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
-    let begin = Instant::now();
-    while begin.elapsed() < after {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            return true;
-        }
-        std::hint::spin_loop();
-    }
-    kill(&mut child);
-    child.wait().unwrap().success()
+    survives(command.args([act, chain.word()]).env(VICTIM, &host.directory), after, kill)
 }
 
-fn nothing_left(host: &Host, pod: &Pod, moment: u64) {
-    assert!(soon(|| pod.is_bare()), "{moment}");
-    assert!(host.leases("net").is_empty(), "{moment}: {:?}", host.leases("net"));
-    assert!(host.engine.attachments().is_empty(), "{moment}");
-    let own = ["lo", "br0", "nic", "far"];
-    let is_own = |link: &String| own.contains(&link.as_str());
-    assert!(soon(|| host.links().iter().all(is_own)), "{moment}: {:?}", host.links());
-    for chain in ["masq_checks", "hostports", "masquerading"] {
-        assert_eq!(host.rules(chain), 0, "{moment} {chain}");
-    }
-}
-
-/// Moments 300 µs apart, until the victim is twice done before it is killed.
-fn each_moment(host: &Host, chain: Chain, mut act: impl FnMut(&Pod, u64, Duration) -> bool) {
+fn each_moment(host: &Host, chain: Chain, mut act: impl FnMut(u32, Duration) -> bool) {
     let pod = host.pod("pod");
     if chain == Chain::Device {
         crate::links::nic(host);
     }
-    let mut done = 0;
-    for moment in 0..400 {
-        done += u32::from(act(&pod, moment, Duration::from_micros(500 + 300 * moment)));
+    victim::each_moment(Duration::from_micros(300), |moment, after| {
+        let done = act(moment, after);
+        assert!(soon(|| pod.is_bare()), "{moment}");
+        nothing_left(host, moment);
         if chain == Chain::Device {
             crate::links::is_back(host);
         }
-        if done == 2 {
-            return;
-        }
-    }
-    panic!("it never ends");
+        done
+    });
 }
 
 fn add(host: &Host, chain: Chain) {
     host.binaries();
     let directory = &host.directory;
     let (engine, attachment, list) = (engine(directory, chain), attachment(directory), chain.network(directory));
-    each_moment(host, chain, |pod, moment, after| {
-        let done = victim(host, chain, "add", after);
+    each_moment(host, chain, |moment, after| {
+        let done = run(host, chain, "add", after);
         match moment % 3 {
             0 => engine.delete(&list, &attachment).unwrap(),
             1 => engine.gc(&list, &[]).unwrap(),
@@ -179,7 +153,6 @@ fn add(host: &Host, chain: Chain) {
                 engine.delete(&list, &attachment).unwrap();
             }
         }
-        nothing_left(host, pod, moment);
         done
     });
 }
@@ -188,14 +161,13 @@ fn delete(host: &Host, chain: Chain) {
     host.binaries();
     let directory = &host.directory;
     let (engine, attachment, list) = (engine(directory, chain), attachment(directory), chain.network(directory));
-    each_moment(host, chain, |pod, moment, after| {
+    each_moment(host, chain, |moment, after| {
         engine.add(&list, &attachment).unwrap();
-        let done = victim(host, chain, "delete", after);
+        let done = run(host, chain, "delete", after);
         match moment % 2 {
             0 => engine.delete(&list, &attachment).unwrap(),
             _ => engine.gc(&list, &[]).unwrap(),
         }
-        nothing_left(host, pod, moment);
         done
     });
 }

@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use crate::host::{Host, Pod, list, reaches};
+use crate::host::{Host, Pod, assert_mapped, list, reaches};
 use crate::{trial, trial_with};
 
 pub fn trials() -> Vec<Trial> {
@@ -213,16 +213,8 @@ fn run(program: &str, arguments: &str) {
     assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A namespace that plays the world: it is reached through the host, and knows no pod.
-fn world(host: &Host) -> Pod {
-    let list = list("1.0.0", "world", json!([{"type":"ptp","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}]));
-    let world = host.pod("world");
-    host.engine.add(&list, &world.plain()).unwrap();
-    world
-}
-
 fn translated(host: &Host) {
-    let world = world(host);
+    let world = host.world();
     let masq = json!({"ipMasq":true,"ipMasqBackend":"iptables"});
     let more = json!({"backend":"iptables","conditionsV4":["!","-s","192.0.2.99/32"]});
     let list = list("1.0.0", "net", json!([bridge("br0", "10.7.0.0/24", masq), portmap(more)]));
@@ -230,17 +222,7 @@ fn translated(host: &Host) {
     let attachment = pod.attachment(ports(json!([{"hostPort":8080,"containerPort":80}])));
     host.engine.add(&list, &attachment).unwrap();
     host.engine.check(&list, &attachment).unwrap();
-    let server = pod.serve(80);
-    assert!(world.reaches("192.0.2.1:8080"));
-    assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:192.0.2.2");
-    for address in ["127.0.0.1:8080", "10.7.0.1:8080"] {
-        let server = pod.serve(80);
-        assert!(reaches(address), "{address}");
-        server.join().unwrap();
-    }
-    let server = pod.serve(80);
-    assert!(pod.reaches("10.7.0.1:8080"), "by itself");
-    server.join().unwrap();
+    assert_mapped(&world, &pod);
     let server = world.serve(80);
     assert!(pod.reaches("192.0.2.2:80"));
     assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:192.0.2.1");
@@ -252,7 +234,7 @@ fn translated(host: &Host) {
 }
 
 fn let_through(host: &Host) {
-    let world = world(host);
+    let world = host.world();
     run("iptables", "-P FORWARD DROP");
     let list = |firewall: bool| {
         let mut plugins = vec![bridge("br0", "10.7.0.0/24", json!({"ipMasq":true,"ipMasqBackend":"iptables"}))];

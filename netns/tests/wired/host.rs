@@ -70,6 +70,14 @@ impl Host {
         Pod { id: id.to_owned(), namespace, path }
     }
 
+    /// A pod that plays the world: it is reached through the host, and knows no other.
+    pub fn world(&self) -> Pod {
+        let list = list("1.0.0", "world", json!([{"type":"ptp","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}]));
+        let world = self.pod("world");
+        self.engine.add(&list, &world.plain()).unwrap();
+        world
+    }
+
     /// What `ip -j` says on the host.
     pub fn ip(&self, arguments: &str) -> Value {
         ip(arguments)
@@ -181,6 +189,21 @@ pub fn soon(check: impl Fn() -> bool) -> bool {
 
 pub fn reaches(address: &str) -> bool {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(3)).is_ok()
+}
+
+/// The host's port 8080 leads to port 80 of a pod of 10.7.0.0/24: from the world, the host and the pod itself.
+pub fn assert_mapped(world: &Pod, pod: &Pod) {
+    let server = pod.serve(80);
+    assert!(world.reaches("192.0.2.1:8080"));
+    assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:192.0.2.2");
+    for address in ["127.0.0.1:8080", "10.7.0.1:8080"] {
+        let server = pod.serve(80);
+        assert!(reaches(address), "{address}");
+        server.join().unwrap();
+    }
+    let server = pod.serve(80);
+    assert!(pod.reaches("10.7.0.1:8080"), "by itself");
+    server.join().unwrap();
 }
 
 /// A command of ip(8) that has to succeed.

@@ -11,6 +11,7 @@ mod links;
 mod plugins;
 mod pods;
 mod refused;
+mod victim;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;

@@ -148,7 +148,7 @@ fn world(host: &Host) -> crate::host::Pod {
 }
 
 fn masquerade(host: &Host) {
-    let world = world(host);
+    let world = host.world();
     let plugin = |masq: bool| {
         json!([{"type":"bridge","bridge":"br0","isDefaultGateway":true,"ipMasq":masq,
         "ipam":{"type":"host-local","subnet":"10.7.0.0/24"}}])
@@ -180,7 +180,7 @@ fn masquerade(host: &Host) {
 }
 
 fn portmap(host: &Host) {
-    let world = world(host);
+    let world = host.world();
     let bridge = json!({"type":"bridge","bridge":"br0","isDefaultGateway":true,"hairpinMode":true,
         "ipam":{"type":"host-local","ranges":[[{"subnet":"10.7.0.0/24"}],[{"subnet":"fd07::/64"}]]}});
     let list = list("1.0.0", "net", json!([bridge, {"type":"portmap","capabilities":{"portMappings":true}}]));
@@ -190,17 +190,7 @@ fn portmap(host: &Host) {
     let result = host.engine.add(&list, &pod.attachment(ports.clone())).unwrap();
     assert_eq!(result["ips"][0]["address"], "10.7.0.2/24");
     host.engine.check(&list, &pod.attachment(ports.clone())).unwrap();
-    let server = pod.serve(80);
-    assert!(world.reaches("192.0.2.1:8080"));
-    assert_eq!(server.join().unwrap().ip().to_string(), "::ffff:192.0.2.2");
-    for address in ["127.0.0.1:8080", "10.7.0.1:8080"] {
-        let server = pod.serve(80);
-        assert!(reaches(address), "{address}");
-        server.join().unwrap();
-    }
-    let server = pod.serve(80);
-    assert!(pod.reaches("10.7.0.1:8080"), "by itself");
-    server.join().unwrap();
+    assert_mapped(&world, &pod);
     // Whose id begins with the other one's.
     let other = host.pod("pod2");
     let mapping = json!({"portMappings":[{"hostPort":8081,"containerPort":81,"protocol":"udp","hostIP":"192.0.2.1"}]});

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use libtest_mimic::Trial;
@@ -17,6 +17,7 @@ use serde_json::json;
 
 use crate::host::{Host, list, reaches, soon};
 use crate::trial;
+use crate::victim::{self, survives};
 
 /// Set in a process that makes a pod or takes it away, and may be killed: the directory.
 const VICTIM: &str = "BERTH_NETNS_POD_VICTIM";
@@ -62,16 +63,10 @@ pub fn is_victim() -> bool {
     true
 }
 
-fn nothing_left(host: &Host, moment: u64) {
+fn nothing_left(host: &Host, moment: u32) {
     assert!(pods(&host.directory).ids().unwrap().is_empty(), "{moment}");
     assert_eq!(fs::read_dir(host.directory.join("netns")).map_or(0, Iterator::count), 0, "{moment}");
-    assert!(host.leases("net").is_empty(), "{moment}: {:?}", host.leases("net"));
-    assert!(host.engine.attachments().is_empty(), "{moment}");
-    let is_own = |link: &String| ["lo", "br0"].contains(&link.as_str());
-    assert!(soon(|| host.links().iter().all(is_own)), "{moment}: {:?}", host.links());
-    for chain in ["masq_checks", "hostports", "masquerading"] {
-        assert_eq!(host.rules(chain), 0, "{moment} {chain}");
-    }
+    victim::nothing_left(host, moment);
 }
 
 fn whole(host: &Host) {
@@ -81,7 +76,8 @@ fn whole(host: &Host) {
     let namespace = Namespace::open(&pod.record().namespace).unwrap();
     let listener = namespace.enter(|| TcpListener::bind((address, 80))).unwrap().unwrap();
     assert!(reaches(&format!("{address}:80")));
-    drop(listener);
+    // Its interface goes with the namespace.
+    drop((listener, namespace));
     pods.check(pod.record()).unwrap();
     let found = pods.find("pod").unwrap().unwrap();
     assert_eq!((found.life, found.outcomes[0].as_ref().unwrap()), (Life::Live, &outcomes[0]));
@@ -212,38 +208,23 @@ fn rebooted(host: &Host) {
     netns::remove(&namespace).unwrap();
 }
 
-/// Runs it, killed after that time; true where it came to its end before.
-fn victim(host: &Host, act: &str, after: Duration) -> bool {
+fn run(host: &Host, act: &str, after: Duration) -> bool {
     let mut command = Command::new("/proc/self/exe");
-    let mut child = command.arg(act).env(VICTIM, &host.directory).stdout(Stdio::null()).spawn().unwrap();
-    let begin = Instant::now();
-    while begin.elapsed() < after {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            return true;
-        }
-        std::hint::spin_loop();
-    }
-    let _ = child.kill();
-    child.wait().unwrap().success()
+    survives(command.arg(act).env(VICTIM, &host.directory), after, |child| drop(child.kill()))
 }
 
-fn each_moment(host: &Host, mut act: impl FnMut(u64, Duration) -> bool) {
-    let mut done = 0;
-    for moment in 0..400 {
-        done += u32::from(act(moment, Duration::from_micros(500 + 400 * moment)));
+fn each_moment(host: &Host, mut act: impl FnMut(u32, Duration) -> bool) {
+    victim::each_moment(Duration::from_micros(400), |moment, after| {
+        let done = act(moment, after);
         nothing_left(host, moment);
-        if done == 2 {
-            return;
-        }
-    }
-    panic!("it never ends");
+        done
+    });
 }
 
 fn make_killed(host: &Host) {
     let pods = pods(&host.directory);
     each_moment(host, |moment, after| {
-        let done = victim(host, "make", after);
+        let done = run(host, "make", after);
         match moment % 3 {
             0 => collect(&pods),
             1 => pods.open("pod").unwrap().into_iter().for_each(|pod| pod.remove().unwrap()),
@@ -257,7 +238,7 @@ fn take_killed(host: &Host) {
     let pods = pods(&host.directory);
     each_moment(host, |moment, after| {
         drop(pods.create(wanted("pod", 8080)).unwrap());
-        let done = victim(host, "take", after);
+        let done = run(host, "take", after);
         match moment % 2 {
             0 => collect(&pods),
             _ => pods.open("pod").unwrap().into_iter().for_each(|pod| pod.remove().unwrap()),
