@@ -52,6 +52,19 @@ impl Afterwards {
         self.rest().nft = Some(nft);
     }
 
+    /// Has a thread do the rest, which ends with the process if that comes first.
+    pub fn in_background(self) {
+        let rest = std::mem::take(&mut *self.rest());
+        if !rest.is_nothing() {
+            rest.on_thread();
+        }
+    }
+
+    /// Leaves links to the end of their pod's namespace, which nothing keeps any more.
+    pub(crate) fn leave_links(self) {
+        self.rest().links.clear();
+    }
+
     /// Has a process of its own do the rest, for one that is about to end: it would wait at its end.
     pub(crate) fn detach(self) {
         let mut rest = std::mem::take(&mut *self.rest());

@@ -1,8 +1,10 @@
 //! bandwidth: what a pod receives and sends is held to a rate, each way by a token bucket: on the host's end of its veth
 //! pair what it receives, and what it sends on an ifb of its own, to which that end redirects it. tc-tbf(8), ifb(4)
 
-use super::{Call, Native, nothing, wire};
-use crate::change::{Change, Kind, NewLink, Place, attempt};
+use netlink_packet_route::link::InfoKind;
+
+use super::{Call, Native, wire};
+use crate::change::{Change, Kind, NewLink, Place, Set, attempt};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::json::Fields;
 use crate::cni::result::{Interface, Outcome};
@@ -11,13 +13,10 @@ use crate::netlink::{Bucket, Link, Netlink};
 pub(super) const PLUGIN: Native = Native {
     kind: "bandwidth",
     oldest: "0.3.0",
-    add,
-    delete,
-    check,
-    gc: nothing,
+    gc,
     // Some versions of the Go plugin know networks that are left out, or alone limited.
     beyond: |call| call.asks("shapedSubnets") || call.asks("unshapedSubnets"),
-    ipam_status: false,
+    ..Native::new("bandwidth", add, delete, check)
 };
 
 /// How long a packet may wait, which says how many may.

@@ -2,13 +2,12 @@
 
 use netlink_packet_route::link::InfoKind;
 
-use super::{Call, Native, nothing, wire};
+use super::{Call, Native, wire};
 use crate::change::{Change, Kind, NewLink, Place, Work, attempt};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "dummy", oldest: "0.1.0", add, delete, check, gc: nothing, beyond: super::never, ipam_status: true };
+pub(super) const PLUGIN: Native = Native { ipam_status: true, ..Native::new("dummy", add, delete, check) };
 
 fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     attempt(call, |work| wire_up(call, work))

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::{Call, Native, nothing};
+use super::{Call, Native};
 use crate::change::{Change, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -12,8 +12,7 @@ use crate::cni::result::Outcome;
 use crate::iptables::{Edit, Edits, Rule, foreign_chain, reachable};
 use crate::netlink::Family;
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "firewall", oldest: "0.4.0", add, delete, check, gc: nothing, beyond, ipam_status: false };
+pub(super) const PLUGIN: Native = Native { oldest: "0.4.0", beyond, ..Native::new("firewall", add, delete, check) };
 
 const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";

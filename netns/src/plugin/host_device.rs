@@ -5,23 +5,14 @@ mod find;
 
 use std::path::Path;
 
-use super::{Call, Native, nothing, wire};
+use super::{Call, Native, wire};
 use crate::change::{Change, Device, Place, Set, Work, attempt};
 use crate::cni::fault::Fault;
 use crate::cni::result::{Interface, Outcome};
 use crate::netlink::{Link, Netlink};
 use find::Wanted;
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "host-device",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: nothing,
-    beyond: super::never,
-    ipam_status: true,
-};
+pub(super) const PLUGIN: Native = Native { ipam_status: true, ..Native::new("host-device", add, delete, check) };
 
 fn wanted(call: &Call<'_>) -> Result<Wanted, Fault> {
     Wanted::parse(call.fields(), Path::new("/sys"))

@@ -17,8 +17,7 @@ use crate::cni::result::{Dns, Ip, Outcome, Route};
 use leases::Leases;
 use ranges::{RangeSet, Ranges};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "host-local", oldest: "0.1.0", add, delete, check, gc, beyond: super::never, ipam_status: false };
+pub(super) const PLUGIN: Native = Native { gc, ..Native::new("host-local", add, delete, check) };
 
 fn ipam<'a>(call: &Call<'a>) -> Result<Fields<'a>, Fault> {
     let missing = || Fault::new(Code::CONFIG, "IPAM config missing 'ipam' key");

@@ -1,21 +1,12 @@
 //! ipvlan: an interface of the pod on another link, with that link's hardware address. In a chain, the link and the
 //! addresses may be those of the plugin before.
 
-use super::{Call, Native, nothing, upon, wire};
+use super::{Call, Native, upon, wire};
 use crate::change::{Layer, Work, attempt};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "ipvlan",
-    oldest: "0.1.0",
-    add,
-    delete: upon::delete,
-    check,
-    gc: nothing,
-    beyond: super::never,
-    ipam_status: true,
-};
+pub(super) const PLUGIN: Native = Native { ipam_status: true, ..Native::new("ipvlan", add, upon::delete, check) };
 
 fn layer(call: &Call<'_>) -> Result<Layer, Fault> {
     // `enum ipvlan_mode` of linux/if_link.h.

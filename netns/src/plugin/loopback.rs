@@ -1,20 +1,11 @@
 //! loopback: `lo` up.
 
-use super::{Call, Native, namespace, nothing};
+use super::{Call, Native, namespace};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Interface, Ip, Outcome};
 use crate::netlink::{Family, Netlink};
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "loopback",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: nothing,
-    beyond: super::never,
-    ipam_status: false,
-};
+pub(super) const PLUGIN: Native = Native::new("loopback", add, delete, check);
 
 fn no_namespace(call: &Call<'_>) -> Fault {
     Fault::new(Code::NETNS, format!("failed to open netns {:?}: it is not there", call.netns))

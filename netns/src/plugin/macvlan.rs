@@ -1,20 +1,11 @@
 //! macvlan: an interface of the pod on another link, with a hardware address of its own.
 
-use super::{Call, Native, nothing, upon, wire};
+use super::{Call, Native, upon, wire};
 use crate::change::{Change, Layer, Place, Set, Work, attempt};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "macvlan",
-    oldest: "0.1.0",
-    add,
-    delete: upon::delete,
-    check,
-    gc: nothing,
-    beyond: super::never,
-    ipam_status: true,
-};
+pub(super) const PLUGIN: Native = Native { ipam_status: true, ..Native::new("macvlan", add, upon::delete, check) };
 
 fn layer(call: &Call<'_>) -> Result<Layer, Fault> {
     // `enum macvlan_mode` of linux/if_link.h.

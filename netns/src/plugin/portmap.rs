@@ -8,7 +8,7 @@ mod settings;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use super::{Call, Native, nothing, wire};
+use super::{Call, Native, stale, wire};
 use crate::change::{Change, Forget, Place, Sysctl, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -20,8 +20,7 @@ use crate::netlink::Family;
 use crate::nft::{HostPort, IPV4, IPV6, Nft, Rule};
 use settings::{Backend, Marks, Settings, backend, beyond};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "portmap", oldest: "0.1.0", add, delete, check, gc: nothing, beyond, ipam_status: false };
+pub(super) const PLUGIN: Native = Native { gc, beyond, ..Native::new("portmap", add, delete, check) };
 
 /// One of the runtime's `portMappings`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{Call, Native, nothing};
+use super::{Call, Native};
 use crate::change::{Change, Place, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -11,15 +11,9 @@ use crate::cni::result::{Ip, Outcome, Route};
 use crate::netlink::{Family, Netlink, Policy, Via};
 
 pub(super) const PLUGIN: Native = Native {
-    kind: "sbr",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: nothing,
     // Newer than the plugin that ours is like.
     beyond: |call| call.asks("gateways") || call.asks("addSourceHints"),
-    ipam_status: false,
+    ..Native::new("sbr", add, delete, check)
 };
 
 /// The first table that is looked at.

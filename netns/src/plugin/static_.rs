@@ -1,21 +1,12 @@
 //! static: the addresses that the configuration names.
 
-use super::{Call, Native, nothing};
+use super::{Call, Native};
 use crate::cni::cidr::{self, Cidr};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Dns, Ip, Outcome, Route};
 use crate::cni::version::Version;
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "static",
-    oldest: "0.1.0",
-    add,
-    delete: nothing,
-    check,
-    gc: nothing,
-    beyond: super::never,
-    ipam_status: false,
-};
+pub(super) const PLUGIN: Native = Native::new("static", add, |_| Ok(()), check);
 
 fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     let missing = || Fault::new(Code::CONFIG, "IPAM config missing 'ipam' key");

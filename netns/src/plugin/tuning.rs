@@ -8,23 +8,15 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::{Call, Native, nothing, wire};
+use super::{Call, Native, wire};
 use crate::change::{Change, Place, Set, Sysctl, attempt};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::json::Fields;
 use crate::cni::result::Outcome;
 use crate::netlink::{Link, Netlink};
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "tuning",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: nothing,
-    beyond: |call| call.places.tuning_allowlist.exists(),
-    ipam_status: false,
-};
+pub(super) const PLUGIN: Native =
+    Native { beyond: |call| call.places.tuning_allowlist.exists(), ..Native::new("tuning", add, delete, check) };
 
 /// What is asked for; nothing where nothing is.
 #[derive(Debug, Default, PartialEq, Eq)]

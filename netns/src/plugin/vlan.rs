@@ -1,20 +1,11 @@
 //! vlan: an interface of the pod that is one VLAN of another link.
 
-use super::{Call, Native, nothing, upon, wire};
+use super::{Call, Native, upon, wire};
 use crate::change::{Layer, Work, attempt};
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "vlan",
-    oldest: "0.1.0",
-    add,
-    delete: upon::delete,
-    check,
-    gc: nothing,
-    beyond: super::never,
-    ipam_status: true,
-};
+pub(super) const PLUGIN: Native = Native { ipam_status: true, ..Native::new("vlan", add, upon::delete, check) };
 
 fn layer(call: &Call<'_>) -> Result<Layer, Fault> {
     let id = call.fields().integer("vlanId")?.unwrap_or_default();

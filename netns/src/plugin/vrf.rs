@@ -5,15 +5,14 @@ use std::net::IpAddr;
 use netlink_packet_route::link::{InfoData, InfoVrf};
 use netlink_packet_route::route::{RouteProtocol, RouteScope};
 
-use super::{Call, Native, nothing};
+use super::{Call, Native};
 use crate::change::{Change, Kind, NewLink, Place, Work, attempt};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
 use crate::netlink::{Family, Link, Netlink, Via};
 
-pub(super) const PLUGIN: Native =
-    Native { kind: "vrf", oldest: "0.3.1", add, delete, check, gc: nothing, beyond: super::never, ipam_status: false };
+pub(super) const PLUGIN: Native = Native { oldest: "0.3.1", ..Native::new("vrf", add, delete, check) };
 
 /// The kernel's own tables: default, main and local.
 const RESERVED: std::ops::RangeInclusive<u32> = 253..=255;
