@@ -93,7 +93,7 @@ impl Stage {
         let begin = Instant::now();
         let (delete, released) =
             timed(|| at_once(&pods, |pod| Ok(self.engine.release(&self.network, &pod.attachment)?)));
-        drop::<Vec<Afterwards>>(released?);
+        released?.into_iter().for_each(Afterwards::in_background);
         while !pods.iter().try_fold(true, |bare, pod| Ok::<_, Failed>(bare && links(&pod.namespace)? == 1))? {
             if begin.elapsed() > PATIENCE {
                 return Err("a pod keeps its interface".into());

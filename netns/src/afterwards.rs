@@ -68,23 +68,37 @@ impl Afterwards {
     /// Has a process of its own do the rest, for one that is about to end: it would wait at its end.
     pub(crate) fn detach(self) {
         let mut rest = std::mem::take(&mut *self.rest());
-        if rest.links.is_empty() && !rest.nft.as_ref().is_some_and(Nft::lingers) {
+        if rest.is_nothing() {
             return;
         }
         match sys::fork() {
-            Ok(sys::Forked::Parent) => {}
+            Ok(sys::Forked::Parent) => rest.links.clear(),
             Ok(sys::Forked::Child) => {
                 let_go();
                 rest.delete_links();
                 thread::sleep(RULES_GONE);
                 std::process::exit(0);
             }
-            Err(_) => rest.delete_links(),
+            Err(_) => drop(rest),
         }
     }
 }
 
 impl Rest {
+    fn is_nothing(&self) -> bool {
+        self.links.is_empty() && !self.nft.as_ref().is_some_and(Nft::lingers)
+    }
+
+    /// Does it on a thread. Where none is to be had, it is done here, as it is dropped.
+    fn on_thread(mut self) {
+        let act = move || {
+            self.delete_links();
+            thread::sleep(RULES_GONE);
+            drop(self);
+        };
+        let _ = thread::Builder::new().name("afterwards".to_owned()).spawn(act);
+    }
+
     /// What fails here is down, on no bridge, and is found by the next DEL.
     fn delete_links(&mut self) {
         for (mut netlink, indexes) in self.links.drain(..) {
@@ -107,16 +121,18 @@ fn let_go() {
     }
 }
 
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.delete_links();
+    }
+}
+
 impl Drop for Afterwards {
     fn drop(&mut self) {
         let mut rest = std::mem::take(&mut *self.rest());
         rest.delete_links();
-        if let Some(nft) = rest.nft.take().filter(Nft::lingers) {
-            // Where no thread is to be had, it is closed here.
-            let _ = thread::Builder::new().name("nft".to_owned()).spawn(move || {
-                thread::sleep(RULES_GONE);
-                drop(nft);
-            });
+        if rest.nft.as_ref().is_some_and(Nft::lingers) {
+            rest.on_thread();
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::netlink::{Bucket, Family, Refused, Via};
 use crate::nft::{Batch, Nft, Rule};
 use crate::plugin::Call;
 
-pub(crate) use apply::{Work, attempt};
+pub(crate) use apply::{Shared, Work, attempt};
 
 /// The namespace where something is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -211,6 +211,13 @@ impl Change {
 
 /// How often rules are looked for again that somebody else took away before we could.
 const MEANWHILE: usize = 5;
+impl Change {
+    /// Whether a name may be another link's, or nobody's, afterwards.
+    fn moves_names(&self) -> bool {
+        matches!(self, Self::Delete(..) | Self::Move(..) | Self::Set(_, _, Set::Name(_)))
+    }
+}
+
 
 /// Which rules go: those whose comment is so, or goes on behind a comma, and chains of others' with what leads to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -263,18 +270,17 @@ impl Forget {
             }
         }
         for (family, table, chain) in &self.chains {
-            let rules = nft.rules(*family, table)?;
-            let leads = |rule: &&Rule| rule.leads_to.as_ref() == Some(chain);
-            for rule in rules.iter().filter(leads) {
-                batch.delete_rule(*family, table, &rule.chain, Some(rule.handle));
+            if !nft.has(*family, table, chain)? {
+                continue;
             }
-            // A chain without rules would need another question, and none is ever left so.
-            if rules.iter().any(|rule| rule.chain == *chain) {
-                batch.delete_rule(*family, table, chain, None);
-                batch.delete_chain(*family, table, chain);
+            let leads = |rule: &Rule| rule.leads_to.as_ref() == Some(chain);
+            for rule in nft.rules(*family, table)?.into_iter().filter(leads) {
+                batch.delete_rule(*family, table, &rule.chain, Some(rule.handle));
             }
         }
         nft.commit(&batch, None)
+            batch.delete_rule(*family, table, chain, None);
+            batch.delete_chain(*family, table, chain);
     }
 }
 

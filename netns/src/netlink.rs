@@ -13,7 +13,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
 use crate::cni::fault::{Code, Fault};
-use crate::{Namespace, sys};
+use crate::{Error, Namespace, sys};
 
 pub(crate) use ask::{Family, Link, Policy, Via};
 pub(crate) use queue::Bucket;
@@ -66,8 +66,13 @@ impl Netlink {
     }
 
     /// In that namespace.
-    pub(crate) fn inside(namespace: &Namespace) -> Result<Self, Fault> {
-        Ok(namespace.enter(Self::here)??)
+    pub(crate) fn inside(namespace: &Namespace) -> Result<Self, Refused> {
+        let why = "enter the network namespace".to_owned();
+        match namespace.enter(Self::here) {
+            Ok(socket) => socket,
+            Err(Error::Enter(errno)) => Err(Refused { errno, why }),
+            Err(_) => Err(Refused { errno: Errno::AGAIN, why }),
+        }
     }
 
     fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Refused> {

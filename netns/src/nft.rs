@@ -80,6 +80,15 @@ impl Batch {
     }
 
     /// A rule, behind the others of its chain.
+    /// A table and those of these chains that it has not. One that is said again is changed, which the kernel ends only
+    /// after a grace period, and whoever adds a match of iptables' meanwhile waits for that.
+    pub(crate) fn lay(&mut self, there: &Table, comment: &str, chains: &[(&str, Option<Hook>)]) {
+        self.table(there.family, there.name, comment);
+        for (chain, hook) in chains.iter().filter(|(chain, _)| !there.has(chain)) {
+            self.chain(there.family, there.name, chain, *hook);
+        }
+    }
+
     pub(crate) fn rule(&mut self, family: u8, table: &str, chain: &str, expressions: &[Expression], comment: &str) {
         let attributes = Self::rule_attributes(table, chain, expressions, comment);
         self.0.push((NEW_RULE, CREATE | APPEND, family, attributes));
@@ -168,6 +177,30 @@ impl Rule {
 /// A socket to the packet filter of the namespace where it was opened.
 #[derive(Debug)]
 pub(crate) struct Nft {
+/// Chains of a table, as far as they are there, with their rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) family: u8,
+    pub(crate) name: &'static str,
+    chains: Vec<(String, Vec<Rule>)>,
+}
+
+impl Table {
+    pub(crate) fn has(&self, chain: &str) -> bool {
+        self.chains.iter().any(|(name, _)| name == chain)
+    }
+
+    pub(crate) fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.chains.iter().flat_map(|(_, rules)| rules)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(family: u8, name: &'static str, chains: &[(&str, Vec<Rule>)]) -> Self {
+        let chains = chains.iter().map(|(name, rules)| ((*name).to_owned(), rules.clone())).collect();
+        Self { family, name, chains }
+    }
+}
+
     netfilter: Netfilter,
     /// Whether the kernel is busy for a while with what was done by it.
     lingers: bool,
@@ -183,21 +216,58 @@ impl Nft {
     pub(crate) fn rules(&mut self, family: u8, table: &str) -> Result<Vec<Rule>, Refused> {
         let mut filter = Attributes::default();
         filter.text(1, table);
-        let rules = self.netfilter.dump(GET_RULE, family, &filter)?;
+        self.dump(family, &filter)
+    }
+
+    fn dump(&mut self, family: u8, filter: &Attributes) -> Result<Vec<Rule>, Refused> {
+        let rules = self.netfilter.dump(GET_RULE, family, filter)?;
         Ok(rules.iter().map(|attributes| Rule::parse(attributes)).collect())
     }
 
-    /// The chains of a table.
-    pub(crate) fn chains(&mut self, family: u8, table: &str) -> Result<Vec<String>, Refused> {
-        let chains = self.netfilter.dump(GET_CHAIN, family, &Attributes::default())?;
-        let of = |attributes: &Vec<u8>, kind: u16| {
-            each(attributes).find(|(one, _)| *one == kind).map(|(_, name)| text(name))
-        };
-        Ok(chains
-            .iter()
-            .filter(|chain| of(chain, 1).as_deref() == Some(table))
-            .filter_map(|chain| of(chain, 3))
-            .collect())
+    /// Whether a table has a chain.
+    pub(crate) fn has(&mut self, family: u8, table: &str, chain: &str) -> Result<bool, Refused> {
+        let mut which = Attributes::default();
+        which.text(1, table).text(3, chain);
+        match self.netfilter.ask(GET_CHAIN, family, &which) {
+            Err(Refused { errno: Errno::NOENT, .. }) => Ok(false),
+            found => found.map(|_| true),
+        }
+    }
+
+    /// These chains of a table that nobody else uses.
+    pub(crate) fn table(&mut self, family: u8, name: &'static str, chains: &[&str]) -> Result<Table, Refused> {
+        let rules = self.rules(family, name)?;
+        self.of_chains(family, name, chains, rules)
+    }
+
+    /// These chains of a table, whatever else it has: that may be every service of a cluster.
+    pub(crate) fn part(&mut self, family: u8, name: &'static str, chains: &[&str]) -> Result<Table, Refused> {
+        let mut rules = Vec::new();
+        for chain in chains {
+            let mut filter = Attributes::default();
+            filter.text(1, name).text(2, chain);
+            rules.extend(self.dump(family, &filter)?);
+        }
+        self.of_chains(family, name, chains, rules)
+    }
+
+    /// Chains with their rules. One that has none is there, or is not.
+    fn of_chains(
+        &mut self,
+        family: u8,
+        name: &'static str,
+        chains: &[&str],
+        mut rules: Vec<Rule>,
+    ) -> Result<Table, Refused> {
+        let mut table = Table { family, name, chains: Vec::new() };
+        for chain in chains {
+            let (its, others): (Vec<_>, Vec<_>) = rules.into_iter().partition(|rule| rule.chain == *chain);
+            rules = others;
+            if !its.is_empty() || self.has(family, name, chain)? {
+                table.chains.push(((*chain).to_owned(), its));
+            }
+        }
+        Ok(table)
     }
 
     /// The number of the last transaction, of all tables.
@@ -207,8 +277,7 @@ impl Nft {
         Ok(number.map(u32::from_be_bytes).ok_or(Errno::BADMSG)?)
     }
 
-    /// Whether the kernel is busy for a while with what was done: with what was deleted, and with a chain that was said
-    /// again. To close the socket meanwhile waits for that.
+    /// Whether the kernel is busy for a while with what was deleted. To close the socket meanwhile waits for that.
     pub(crate) fn lingers(&self) -> bool {
         self.lingers
     }
@@ -219,7 +288,7 @@ impl Nft {
         if batch.is_empty() {
             return Ok(());
         }
-        self.lingers |= batch.0.iter().any(|(kind, ..)| matches!(*kind, NEW_CHAIN | DELETE_RULE | DELETE_CHAIN));
+        self.lingers |= batch.0.iter().any(|(kind, ..)| matches!(*kind, DELETE_RULE | DELETE_CHAIN));
         let socket = &mut self.netfilter;
         let first = socket.sequence + 1;
         let mut condition = Attributes::default();

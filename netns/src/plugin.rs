@@ -182,7 +182,6 @@ pub fn natives() -> impl Iterator<Item = &'static str> {
 }
 
 impl Native {
-    /// The name of the Go plugin's binary.
     /// One that does all that the Go plugin can, and has nothing to collect.
     const fn new(
         kind: &'static str,
@@ -194,6 +193,7 @@ impl Native {
     }
 
     pub fn kind(&self) -> &'static str {
+    /// The name of the Go plugin's binary.
         self.kind
     }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 /// Makes a file of mode 0600, which must not be there, with that content. `before` it appears, it is handed to the
@@ -34,5 +34,17 @@ pub(crate) fn create(
             Ok(file)
         }
         Err(errno) => Err(errno),
+    }
+}
+
+/// Gives a file that has its content the name under which it is known, in place of one that may be there. The two change
+/// places: one that is replaced by rename(2) alone makes ext4 write the new content to the disk at once.
+pub(crate) fn publish(draft: &Path, path: &Path) -> Result<(), Errno> {
+    let rename = |flags| rustix::fs::renameat_with(CWD, draft, CWD, path, flags);
+    match rename(RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) => rename(RenameFlags::EXCHANGE).and_then(|()| rustix::fs::unlink(draft)),
+        // Of a file system that knows no such ways.
+        Err(Errno::INVAL) => rename(RenameFlags::empty()),
+        done => done,
     }
 }

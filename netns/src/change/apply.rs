@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -22,10 +23,12 @@ pub(crate) struct Work<'a> {
     call: &'a Call<'a>,
     /// The namespace of whoever calls.
     pub(crate) host: Netlink,
-    /// The namespace that is being wired.
-    pub(crate) pod: Netlink,
+    /// The namespace that is being wired, where it was needed so far.
+    pod: Option<Netlink>,
     nft: Option<Nft>,
     namespace: Namespace,
+    /// The numbers of links that are known: to ask for one waits for whoever changes links of any namespace.
+    numbers: HashMap<(Place, String), u32>,
     undo: Vec<Undo>,
 }
 
@@ -35,6 +38,13 @@ pub(crate) struct Work<'a> {
 enum Obstacle {
     Refused(#[from] Refused),
     Told(#[from] Fault),
+}
+
+/// Whether others use what is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shared {
+    Yes,
+    No,
 }
 
 enum Undo {
@@ -57,19 +67,13 @@ impl Drop for Work<'_> {
 }
 
 impl<'a> Work<'a> {
-    /// Opens both sides.
+    /// Opens the host's side, and the pod's namespace.
     pub(crate) fn begin(call: &'a Call<'a>) -> Result<Self, Fault> {
         let missing =
             || Fault::new(Code::NETNS, format!("failed to open netns {:?}: there is no network namespace", call.netns));
         let namespace = crate::plugin::namespace(call.netns)?.ok_or_else(missing)?;
-        Ok(Self {
-            call,
-            host: Netlink::here()?,
-            pod: Netlink::inside(&namespace)?,
-            nft: None,
-            namespace,
-            undo: Vec::new(),
-        })
+        let (host, numbers) = (Netlink::here()?, HashMap::new());
+        Ok(Self { call, host, pod: None, nft: None, namespace, numbers, undo: Vec::new() })
     }
 
     /// Keeps others away who look for what is free in this pod. The Go plugins lock the same file.
@@ -78,42 +82,61 @@ impl<'a> Work<'a> {
         locked.map_err(|errno| Fault::errno(format!("failed to lock netns {:?}", self.call.netns), errno))
     }
 
+    /// The pod's side.
+    pub(crate) fn pod(&mut self) -> Result<&mut Netlink, Refused> {
+        Ok(self.both()?.1)
+    }
+
+    /// The host's side and the pod's.
+    pub(crate) fn both(&mut self) -> Result<(&mut Netlink, &mut Netlink), Refused> {
+        if self.pod.is_none() {
+            self.pod = Some(Netlink::inside(&self.namespace)?);
+        }
+        Ok((&mut self.host, self.pod.as_mut().ok_or(Errno::IO)?))
+    }
+
     /// The side.
-    pub(crate) fn at(&mut self, place: Place) -> &mut Netlink {
+    pub(crate) fn at(&mut self, place: Place) -> Result<&mut Netlink, Refused> {
         match place {
-            Place::Host => &mut self.host,
-            Place::Pod => &mut self.pod,
+            Place::Host => Ok(&mut self.host),
+            Place::Pod => self.pod(),
         }
     }
 
     /// A link that has to be there.
     pub(crate) fn link(&mut self, place: Place, name: &str) -> Result<Link, Fault> {
-        let found = self.at(place).link(name)?;
-        found.ok_or_else(|| Fault::new(Code::INTERNAL, format!("failed to lookup {name:?}{place}: Link not found")))
+        let missing = || Fault::new(Code::INTERNAL, format!("failed to lookup {name:?}{place}: Link not found"));
+        let link = self.at(place)?.link(name)?.ok_or_else(missing)?;
+        self.numbers.insert((place, name.to_owned()), link.index);
+        Ok(link)
     }
 
     /// Applies changes in order, up to the first that fails.
     pub(crate) fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Result<(), Fault> {
         for change in changes {
             let applied = self.one(&change);
+            if change.moves_names() {
+                self.numbers.clear();
+            }
             applied.map_err(|obstacle| Fault::new(Code::INTERNAL, format!("failed to {change}: {obstacle}")))?;
             self.undo.extend(change.undo().map(Undo::Change));
         }
         Ok(())
     }
 
-    /// Decides upon what the packet filter has, and changes it as long as it has that: what others do in between is seen.
+    /// Decides upon what the packet filter has, and changes it: where something is made that is shared, only as long as it
+    /// has that.
     pub(crate) fn settle(
         &mut self,
         what: &str,
         forget: &Forget,
-        decide: impl Fn(&mut Nft) -> Result<Batch, Fault>,
+        decide: impl Fn(&mut Nft) -> Result<(Batch, Shared), Fault>,
     ) -> Result<(), Fault> {
         loop {
             let nft = self.nft()?;
             let generation = nft.generation()?;
-            let batch = decide(nft)?;
-            match nft.commit(&batch, Some(generation)) {
+            let (batch, shared) = decide(nft)?;
+            match nft.commit(&batch, (shared == Shared::Yes).then_some(generation)) {
                 Err(Refused { errno: Errno::RESTART, .. }) if Instant::now() < self.call.deadline => {}
                 done => {
                     let failed =
@@ -139,6 +162,7 @@ impl<'a> Work<'a> {
     }
 
     fn take_back(&mut self) {
+        self.numbers.clear();
         while let Some(undo) = self.undo.pop() {
             // What fails here is found by the DEL that the caller owes.
             match undo {
@@ -156,8 +180,15 @@ impl<'a> Work<'a> {
         Ok(self.nft.as_mut().ok_or(Errno::IO)?)
     }
 
-    fn number(&mut self, place: Place, name: &str) -> Result<u32, Refused> {
-        Ok(self.at(place).link(name)?.ok_or(Errno::NODEV)?.index)
+    /// The number of a link.
+    pub(crate) fn number(&mut self, place: Place, name: &str) -> Result<u32, Refused> {
+        let key = (place, name.to_owned());
+        if let Some(number) = self.numbers.get(&key) {
+            return Ok(*number);
+        }
+        let number = self.at(place)?.link(name)?.ok_or(Errno::NODEV)?.index;
+        self.numbers.insert(key, number);
+        Ok(number)
     }
 
     fn one(&mut self, change: &Change) -> Result<(), Obstacle> {
@@ -169,7 +200,7 @@ impl<'a> Work<'a> {
             Change::Master { link, master } => {
                 let index = self.number(Place::Pod, link)?;
                 let master = master.as_ref().map(|master| self.number(Place::Pod, master)).transpose()?;
-                self.pod.ask(message::master(index, master), 0)?;
+                self.pod()?.ask(message::master(index, master), 0)?;
             }
             Change::Move(to, device) => self.hand_over(*to, device)?,
             Change::Vlan { link, id, pvid, add } => {
@@ -179,12 +210,12 @@ impl<'a> Work<'a> {
             }
             Change::Address { place, link, cidr, again } => {
                 let index = self.number(*place, link)?;
-                let done = self.at(*place).ask(message::address(index, *cidr, true), NLM_F_CREATE | NLM_F_EXCL);
+                let done = self.at(*place)?.ask(message::address(index, *cidr, true), NLM_F_CREATE | NLM_F_EXCL);
                 if *again { present_is_fine(done)? } else { drop(done?) }
             }
             Change::Unaddress { place, link, cidr } => {
                 let index = self.number(*place, link)?;
-                absent_is_fine(self.at(*place).ask(message::address(index, *cidr, false), 0))?;
+                absent_is_fine(self.at(*place)?.ask(message::address(index, *cidr, false), 0))?;
             }
             Change::Route { place, link, route, source, again } => {
                 let index = self.number(*place, link)?;
@@ -192,11 +223,11 @@ impl<'a> Work<'a> {
                 // Not exclusive: a second gateway to the same destination is another path to it. The very same route
                 // comes twice where both the bridge and the address management say the default one.
                 let flags = if *again { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
-                present_is_fine(self.at(*place).ask(message, flags))?;
+                present_is_fine(self.at(*place)?.ask(message, flags))?;
             }
             Change::Unroute { place, link, destination } => {
                 let index = self.number(*place, link)?;
-                absent_is_fine(self.at(*place).ask(message::unroute(index, *destination), 0))?;
+                absent_is_fine(self.at(*place)?.ask(message::unroute(index, *destination), 0))?;
             }
             Change::Via { via, there } => self.via(via, *there)?,
             Change::Rule { source, table, there } => self.rule(*source, *table, *there)?,
@@ -222,7 +253,7 @@ impl<'a> Work<'a> {
 
     fn delete(&mut self, place: Place, link: &str) -> Result<(), Refused> {
         match self.number(place, link) {
-            Ok(index) => absent_is_fine(self.at(place).ask(message::delete_link(index), 0)),
+            Ok(index) => absent_is_fine(self.at(place)?.ask(message::delete_link(index), 0)),
             missing => absent_is_fine(missing),
         }
     }
@@ -241,17 +272,17 @@ impl<'a> Work<'a> {
     fn via(&mut self, via: &Via, there: bool) -> Result<(), Refused> {
         let message = via.message.clone();
         if there {
-            return self.pod.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop);
+            return self.pod()?.ask(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop);
         }
-        absent_is_fine(self.pod.ask(RouteNetlinkMessage::DelRoute(message), 0))
+        absent_is_fine(self.pod()?.ask(RouteNetlinkMessage::DelRoute(message), 0))
     }
 
     fn rule(&mut self, source: IpAddr, table: u32, there: bool) -> Result<(), Refused> {
         let message = message::rule(source, table, there);
         if there {
-            return self.pod.ask(message, NLM_F_CREATE | NLM_F_EXCL).map(drop);
+            return self.pod()?.ask(message, NLM_F_CREATE | NLM_F_EXCL).map(drop);
         }
-        absent_is_fine(self.pod.ask(message, 0))
+        absent_is_fine(self.pod()?.ask(message, 0))
     }
 
     fn redirect(&mut self, link: &str, to: &str) -> Result<(), Refused> {
@@ -266,7 +297,7 @@ impl<'a> Work<'a> {
         let master = link.kind.master().map(|master| self.number(from, master)).transpose()?;
         let pod = self.namespace.as_fd().as_raw_fd();
         let message = message::create(link, Numbers { master, pod });
-        let done = self.at(from).ask(message, NLM_F_CREATE | NLM_F_EXCL);
+        let done = self.at(from)?.ask(message, NLM_F_CREATE | NLM_F_EXCL);
         if link.shared { present_is_fine(done) } else { done.map(drop) }
     }
 
@@ -282,7 +313,7 @@ impl<'a> Work<'a> {
         };
         let namespace = namespace.as_fd().as_raw_fd();
         // The kernel would move it first, and then find that the name is taken.
-        if self.at(to).link(then)?.is_some() {
+        if self.at(to)?.link(then)?.is_some() {
             return Err(Errno::EXIST.into());
         }
         let index = self.number(to.other(), now)?;
@@ -292,14 +323,20 @@ impl<'a> Work<'a> {
 
     fn set(&mut self, place: Place, link: &str, set: &Set) -> Result<(), Refused> {
         let index = self.number(place, link)?;
-        self.at(place).ask(message::set(index, set), 0).map(drop)
+        self.at(place)?.ask(message::set(index, set), 0).map(drop)
     }
 
     fn sysctls(&mut self, place: Place, sysctls: &[Sysctl]) -> Result<(), Refused> {
         match place {
             Place::Host => write_all(sysctls),
-            // /proc/sys/net is that of the thread which opens it.
-            Place::Pod => self.namespace.enter(|| write_all(sysctls)).map_err(|_| Errno::IO)?,
+            // /proc/sys/net is that of the thread which opens it. It opens the socket on the way.
+            Place::Pod => {
+                let open = self.pod.is_none();
+                let act = || (open.then(Netlink::here), write_all(sysctls));
+                let (socket, written) = self.namespace.enter(act).map_err(|_| Errno::IO)?;
+                self.pod = socket.transpose()?.or(self.pod.take());
+                written
+            }
         }
     }
 }

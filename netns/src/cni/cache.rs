@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::fault::Fault;
 use super::json::Fields;
 use super::result::Outcome;
+use crate::whole;
 
 const KIND: &str = "cniCacheV1";
 
@@ -56,17 +57,21 @@ impl Cache {
         self.0.join(format!("{network}-{}-{}", attachment.container_id, attachment.if_name))
     }
 
+    /// Hidden by its dot from those who list the directory for results.
+    fn draft(path: &Path) -> PathBuf {
+        path.with_file_name(format!(".{}", path.file_name().unwrap_or_default().to_string_lossy()))
+    }
+
     /// Writes an entry, whole or not at all.
     pub fn write(&self, cached: &Cached) -> Result<(), Fault> {
         let path = self.path(&cached.network, &cached.attachment);
         let failed = |error: io::Error| Fault::io(format!("write {}", path.display()), &error);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0).map_err(failed)?;
-        // Hidden by its dot from those who list the directory for results.
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let draft = self.0.join(format!(".{name}.{}", std::process::id()));
+        let draft = Self::draft(&path);
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft).map_err(failed)?;
-        let written = file.write_all(cached.to_json().to_string().as_bytes()).and_then(|()| fs::rename(&draft, &path));
+        let text = cached.to_json().to_string();
+        let written = file.write_all(text.as_bytes()).and_then(|()| Ok(whole::publish(&draft, &path)?));
         written.map_err(|error| {
             let _ = fs::remove_file(&draft);
             failed(error)
@@ -91,7 +96,10 @@ impl Cache {
 
     /// Forgets an attachment; one that is not there is forgotten already.
     pub fn remove(&self, network: &str, attachment: &Attachment) {
-        let _ = fs::remove_file(self.path(network, attachment));
+        let path = self.path(network, attachment);
+        // Of a writer that was killed.
+        let _ = fs::remove_file(Self::draft(&path));
+        let _ = fs::remove_file(path);
     }
 
     /// Every entry, by file name.

@@ -1,15 +1,16 @@
 //! iptables' rules by netlink, as iptables itself keeps them where it is the one of nf_tables: what a pod's firewall says
 //! is so few words that no program has to be run for it.
 
-use std::time::Instant;
-
 use rustix::io::Errno;
 
 use super::{Edit, Edits};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::Fault;
 use crate::netlink::Refused;
-use crate::nft::{self, Batch, Expression, Hook, Nft, Verdict};
+use crate::nft::{Batch, Expression, Hook, Nft, Table, Verdict};
+
+/// How often it is read again what somebody else took away before we could, or what our rules were to go into.
+const MEANWHILE: usize = 5;
 
 /// Edits and what their rules are to the kernel.
 pub(super) struct Plan<'a> {
@@ -32,13 +33,18 @@ pub(super) fn plan(edits: &Edits) -> Option<Plan<'_>> {
 }
 
 impl Plan<'_> {
-    /// Reads, decides and writes, again where somebody else wrote in between.
-    pub(super) fn apply(&self, nft: &mut Nft, deadline: Instant) -> Result<(), Fault> {
+    /// Reads, decides and writes. What is shared is written only where nobody else wrote in between; a pod's own rules do
+    /// not mind that, as long as their chain is there.
+    pub(super) fn apply(&self, nft: &mut Nft) -> Result<(), Fault> {
+        let mut meanwhile = 0;
         loop {
             let generation = nft.generation()?;
-            let (batch, _) = self.read(nft)?;
-            match nft.commit(&batch, Some(generation)) {
-                Err(Refused { errno: Errno::RESTART, .. }) if Instant::now() < deadline => {}
+            let there = self.read(nft)?;
+            let (batch, open) = self.decide(&there);
+            let shared = open.iter().any(|edit| !matches!(edit, Edit::Append(..) | Edit::Remove(..)));
+            match nft.commit(&batch, shared.then_some(generation)) {
+                Err(Refused { errno: Errno::RESTART, .. }) => {}
+                Err(Refused { errno: Errno::NOENT, .. }) if meanwhile < MEANWHILE => meanwhile += 1,
                 done => return Ok(done?),
             }
         }
@@ -46,41 +52,39 @@ impl Plan<'_> {
 
     /// The edits that are not made.
     pub(super) fn missing(&self) -> Result<Vec<String>, Fault> {
-        let (_, open) = self.read(&mut Nft::here()?)?;
-        Ok(open.into_iter().map(ToString::to_string).collect())
+        let there = self.read(&mut Nft::here()?)?;
+        Ok(self.decide(&there).1.into_iter().map(ToString::to_string).collect())
     }
 
-    fn read(&self, nft: &mut Nft) -> Result<(Batch, Vec<&Edit>), Refused> {
-        let chains = nft.chains(self.family, self.table)?;
-        Ok(self.decide(chains, nft.rules(self.family, self.table)?))
+    fn read(&self, nft: &mut Nft) -> Result<Table, Refused> {
+        let mut chains: Vec<_> = self.edits.iter().map(|(edit, _)| edit.chain()).collect();
+        chains.sort_unstable();
+        chains.dedup();
+        nft.part(self.family, self.table, &chains)
     }
 
     /// What is to change of what is there, and for which edits. Pure.
-    fn decide(&self, mut chains: Vec<String>, rules: Vec<nft::Rule>) -> (Batch, Vec<&Edit>) {
+    fn decide(&self, there: &Table) -> (Batch, Vec<&Edit>) {
         let (family, table) = (self.family, self.table);
-        let (mut batch, mut open) = (Batch::default(), Vec::new());
+        let (mut batch, mut open, mut made) = (Batch::default(), Vec::new(), Vec::new());
         for (edit, expressions) in &self.edits {
-            let (Edit::Chain(chain) | Edit::Prepend(chain, _) | Edit::Append(chain, _) | Edit::Remove(chain, _)) = edit
-            else {
-                continue;
-            };
+            let chain = edit.chain();
             let removes = matches!(edit, Edit::Remove(..));
-            let there: Vec<_> = rules.iter().filter(|rule| rule.chain == *chain && rule.says(expressions)).collect();
-            if !removes && !chains.contains(chain) {
-                batch.table(family, table, "");
-                batch.chain(family, table, chain, hook(chain));
-                chains.push(chain.clone());
+            let its: Vec<_> = there.rules().filter(|rule| rule.chain == chain && rule.says(expressions)).collect();
+            if !removes && !there.has(chain) && !made.contains(&chain) {
+                batch.lay(there, "", &[(chain, hook(chain))]);
+                made.push(chain);
                 open.push(*edit);
             }
             match edit {
                 Edit::Remove(..) => {
-                    there.iter().for_each(|rule| batch.delete_rule(family, table, chain, Some(rule.handle)))
+                    its.iter().for_each(|rule| batch.delete_rule(family, table, chain, Some(rule.handle)))
                 }
-                Edit::Prepend(..) if there.is_empty() => batch.first_rule(family, table, chain, expressions),
-                Edit::Append(..) if there.is_empty() => batch.rule(family, table, chain, expressions, ""),
+                Edit::Prepend(..) if its.is_empty() => batch.first_rule(family, table, chain, expressions),
+                Edit::Append(..) if its.is_empty() => batch.rule(family, table, chain, expressions, ""),
                 _ => continue,
             }
-            if removes != there.is_empty() {
+            if removes != its.is_empty() {
                 open.push(*edit);
             }
         }
@@ -158,6 +162,7 @@ fn extension(name: &str, option: &str, value: &str) -> Option<Expression> {
 mod tests {
     use super::super::Rule;
     use super::*;
+    use crate::nft;
 
     fn rule(text: &str) -> Rule {
         text.split(' ').map(str::to_owned).collect()
@@ -179,10 +184,10 @@ mod tests {
         let append = Edit::Append("OURS".to_owned(), rule("-s 10.7.0.2/32 -j ACCEPT"));
         let edits = Edits { family: crate::netlink::Family::V4, table: "filter", edits: vec![append] };
         let plan = plan(&edits).unwrap();
-        let there = nft::Rule::of("OURS", &compile(&rule("-s 10.7.0.2/32 -j ACCEPT")).unwrap());
-        let (batch, open) = plan.decide(vec!["OURS".to_owned()], vec![there]);
+        let own = nft::Rule::of("OURS", &compile(&rule("-s 10.7.0.2/32 -j ACCEPT")).unwrap());
+        let (batch, open) = plan.decide(&Table::of(nft::IPV4, "filter", &[("OURS", vec![own])]));
         assert!(batch.is_empty() && open.is_empty());
-        let (batch, open) = plan.decide(Vec::new(), Vec::new());
+        let (batch, open) = plan.decide(&Table::of(nft::IPV4, "filter", &[]));
         assert!(!batch.is_empty() && !open.is_empty());
     }
 }

@@ -25,6 +25,20 @@ pub(crate) enum Edit {
     Drop(String),
 }
 
+impl Edit {
+    /// The chain that it is about.
+    pub(super) fn chain(&self) -> &str {
+        match self {
+            Self::Chain(chain)
+            | Self::Renew(chain)
+            | Self::Prepend(chain, _)
+            | Self::Append(chain, _)
+            | Self::Remove(chain, _)
+            | Self::Drop(chain) => chain,
+        }
+    }
+}
+
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

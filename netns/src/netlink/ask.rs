@@ -130,7 +130,9 @@ fn one<T>(found: Result<Vec<T>, Refused>) -> Result<Option<T>, Refused> {
 }
 
 impl Netlink {
-    fn get_link(&mut self, message: LinkMessage) -> Result<Option<Link>, Refused> {
+    fn get_link(&mut self, mut message: LinkMessage) -> Result<Option<Link>, Refused> {
+        // What it has counted is of each processor, and takes the kernel most of the time.
+        message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let answers = one(self.ask(RouteNetlinkMessage::GetLink(message), 0))?;
         Ok(answers.and_then(|answer| match answer {
             RouteNetlinkMessage::NewLink(message) => Some(Link::parse(message)),

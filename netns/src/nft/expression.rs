@@ -64,7 +64,7 @@ fn compare(equal: bool, bytes: &[u8]) -> Attributes {
     named("cmp", &data)
 }
 
-/// Loads part of the network (1) or transport (2) header into register 1.
+/// Loads part of the link's (0), network (1) or transport (2) header into register 1.
 fn payload(base: u32, offset: u32, length: u32) -> Attributes {
     let mut data = Attributes::default();
     data.number(1, 1).number(2, base).number(3, offset).number(4, length);

@@ -11,7 +11,6 @@ use crate::cni::result::{Interface, Outcome};
 use crate::netlink::{Bucket, Link, Netlink};
 
 pub(super) const PLUGIN: Native = Native {
-    kind: "bandwidth",
     oldest: "0.3.0",
     gc,
     // Some versions of the Go plugin know networks that are left out, or alone limited.

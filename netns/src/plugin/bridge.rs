@@ -92,9 +92,10 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
 
 fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outcome, Fault> {
     let bridge = ensure_bridge(config, work)?;
-    let (host, pod) = wire::veth(work, call, config.mtu, config.mac.clone(), Some(&config.bridge))?;
+    let told = if config.has_ipam { detection(config, call.if_name) } else { Vec::new() };
+    let (host, pod) = wire::veth(work, call, config.mtu, config.mac.clone(), Some(&config.bridge), told)?;
     if config.hairpin || config.isolated {
-        let link = host.name.clone();
+        let link = host.clone();
         work.apply([Change::Port { link, hairpin: config.hairpin, isolated: config.isolated }])?;
     }
     work.apply(config.vlans.of_port(&host.name, vlan::given_by(&bridge)))?;
@@ -105,7 +106,7 @@ fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outc
     }
     outcome.interfaces = vec![
         Interface { name: config.bridge.clone(), ..Interface::default() },
-        Interface { name: host.name.clone(), ..Interface::default() },
+        Interface { name: host.clone(), ..Interface::default() },
         Interface {
             name: call.if_name.to_owned(),
             mac: pod.mac_text(),
@@ -114,7 +115,6 @@ fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outc
         },
     ];
     if config.has_ipam {
-        work.apply([detection(config, call.if_name)])?;
         work.apply(wire::configure(call.if_name, &outcome)?)?;
         if config.is_gateway {
             be_gateway(config, work, &mut outcome)?;
@@ -125,7 +125,7 @@ fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outc
     if config.ip_masq && config.has_ipam {
         masquerade::add(call, work, &outcome)?;
     }
-    let host = if config.without_container { work.link(Place::Host, &host.name)? } else { port_up(work, &host.name)? };
+    let host = if config.without_container { work.link(Place::Host, &host)? } else { port_up(work, &host)? };
     outcome.interfaces[0].mac = work.link(Place::Host, &config.bridge)?.mac_text();
     outcome.interfaces[1].mac = host.mac_text();
     wire::dns(call, &mut outcome)?;
@@ -183,7 +183,8 @@ fn gateways(config: &Config, outcome: &mut Outcome) {
     }
 }
 
-fn detection(config: &Config, link: &str) -> Change {
+/// What the pod's end is told about duplicate addresses and about its neighbours. Pure.
+fn detection(config: &Config, link: &str) -> Vec<Sysctl> {
     let conf = |family: &str, key: &str| format!("net/{family}/conf/{link}/{key}");
     let mut sysctls = Vec::new();
     if config.dad {
@@ -193,7 +194,7 @@ fn detection(config: &Config, link: &str) -> Change {
         sysctls.push(Sysctl::may(conf("ipv6", "accept_dad"), "0"));
     }
     sysctls.push(Sysctl::may(conf("ipv4", "arp_notify"), "1"));
-    Change::Sysctls(Place::Pod, sysctls)
+    sysctls
 }
 
 /// The gateways' addresses on the bridge, or on the end of a veth pair that is in the pods' VLAN.
@@ -215,14 +216,15 @@ fn be_gateway(config: &Config, work: &mut Work<'_>, outcome: &mut Outcome) -> Re
 }
 
 fn ensure_address(work: &mut Work<'_>, link: &str, wanted: Cidr, force: bool) -> Result<(), Fault> {
-    let bridge = work.link(Place::Host, link)?;
-    for cidr in work.host.addresses(bridge.index, Family::of(wanted.address))? {
+    let index = work.number(Place::Host, link)?;
+    for cidr in work.host.addresses(index, Family::of(wanted.address))? {
         if cidr == wanted {
             return Ok(());
         }
         if wanted.address.is_ipv4() || cidr.overlaps(wanted) {
             if !force {
                 let message = format!("{link:?} already has an IP address different from {wanted}");
+    let bridge = work.link(Place::Host, link)?;
                 return Err(Fault::new(Code::CONFIG, message));
             }
             work.apply([Change::Unaddress { place: Place::Host, link: link.to_owned(), cidr }])?;

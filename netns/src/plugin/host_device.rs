@@ -53,7 +53,7 @@ fn is_lent(call: &Call<'_>, link: &Link) -> Result<bool, Fault> {
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
     if super::namespace(call.netns)?.is_some() {
         let mut work = Work::begin(call)?;
-        if let Some(link) = work.pod.link(call.if_name)?
+        if let Some(link) = work.pod()?.link(call.if_name)?
             && is_lent(call, &link)?
         {
             let device = Device { host: link.alias, pod: link.name, up: false };

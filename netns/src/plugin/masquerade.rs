@@ -85,11 +85,10 @@ fn edits(addresses: &[Cidr], chain: &str, comment: &str) -> Vec<Edit> {
 fn by_nftables(call: &Call<'_>, work: &mut Work<'_>, outcome: &Outcome) -> Result<(), Fault> {
     let forget = forget(call)?;
     let mut batch = Batch::default();
-    batch.table(INET, TABLE, "Masquerading for plugins from github.com/containernetworking/plugins");
-    batch.chain(INET, TABLE, CHECKS, None);
-    batch.chain(INET, TABLE, BASE, Some(HOOK));
-    let there = work.nft()?.rules(INET, TABLE)?;
-    if there.iter().filter(|rule| rule.chain == BASE).count() != 3 {
+    let there = work.nft()?.table(INET, TABLE, &[CHECKS, BASE])?;
+    let comment = "Masquerading for plugins from github.com/containernetworking/plugins";
+    batch.lay(&there, comment, &[(CHECKS, None), (BASE, Some(HOOK))]);
+    if there.rules().filter(|rule| rule.chain == BASE).count() != 3 {
         batch.delete_rule(INET, TABLE, BASE, None);
         for (family, multicast) in [(IPV4, "224.0.0.0/4"), (IPV6, "ff00::/8")] {
             let network = Cidr::parse(multicast)?;
@@ -100,7 +99,7 @@ fn by_nftables(call: &Call<'_>, work: &mut Work<'_>, outcome: &Outcome) -> Resul
         batch.rule(INET, TABLE, BASE, &[Expression::Verdict(Verdict::Goto(CHECKS.to_owned()))], "");
     }
     let hash = &forget.comments[0].2;
-    for stale in there.iter().filter(|rule| rule.comment.starts_with(hash)) {
+    for stale in there.rules().filter(|rule| rule.comment.starts_with(hash)) {
         batch.delete_rule(INET, TABLE, &stale.chain, Some(stale.handle));
     }
     let mut comment = format!("{hash}, net: {}, if: {}, id: {}", call.network()?, call.if_name, call.container_id);
@@ -120,8 +119,7 @@ pub(super) fn remove(call: &Call<'_>) -> Result<(), Fault> {
     forget(call)?.apply_for(call)
 }
 
-/// Takes the rules of the network's attachments away that are not wanted any more; those of nftables, as iptables' do not
-/// say whose network they are of.
+/// Takes the rules of the network's attachments away that are not wanted any more.
 pub(super) fn gc(call: &Call<'_>) -> Result<(), Fault> {
     let Some(valid) = call.valid_attachments()? else { return Ok(()) };
     let network = of_network(&call.network()?);

@@ -17,7 +17,7 @@ use crate::cni::result::Outcome;
 use crate::conntrack;
 use crate::iptables::{Edit, Edits, is_legacy, read};
 use crate::netlink::Family;
-use crate::nft::{HostPort, IPV4, IPV6, Nft, Rule};
+use crate::nft::{HostPort, IPV4, IPV6, Nft, Rule, Table};
 use settings::{Backend, Marks, Settings, backend, beyond};
 
 pub(super) const PLUGIN: Native = Native { gc, beyond, ..Native::new("portmap", add, delete, check) };
@@ -166,7 +166,11 @@ fn by_nftables(
     work.settle(&format!("ports of {address}"), &forget(call)?, |nft| {
         let there = free(call, nft, mappings, address)?;
         nftables::rules(call.container_id, mappings, address, snat, &there)
-    })
+    })?;
+    // Of two that asked for a port at once, neither saw the other.
+    let there = work.nft()?.table(Family::of(address).table(), nftables::TABLE, &[nftables::PORTS])?;
+    let before = nftables::before(call.container_id, &there).into_iter();
+    meet(mappings, address, before.filter_map(|rule| Some((rule.port?, rule.comment))))
 }
 
 fn by_iptables(
@@ -191,14 +195,17 @@ fn by_iptables(
 }
 
 /// What is there of nftables, if it has no other pod's rules for one of these ports: they would get all its packets.
-fn free(call: &Call<'_>, nft: &mut Nft, mappings: &[Mapping], address: IpAddr) -> Result<Vec<Rule>, Fault> {
-    let family = Family::of(address).table();
-    let (there, chains) = (nft.rules(family, nftables::TABLE)?, nft.rules(family, iptables::TABLE)?);
-    let own = chain(call, iptables::PREFIX)?;
-    let by_comment = there.iter().filter(|rule| rule.comment != call.container_id).map(|rule| (rule, &rule.comment));
-    let by_chain = chains.iter().filter(|rule| rule.chain.starts_with(iptables::PREFIX) && rule.chain != own);
-    let others = by_comment.chain(by_chain.map(|rule| (rule, &rule.chain)));
-    meet(mappings, address, others.filter_map(|(rule, whose)| Some((rule.port?, whose.clone()))))?;
+fn free(call: &Call<'_>, nft: &mut Nft, mappings: &[Mapping], address: IpAddr) -> Result<Table, Fault> {
+    let family = Family::of(address);
+    let there = nftables::read(nft, family)?;
+    let by_comment = there.rules().filter(|rule| rule.comment != call.container_id);
+    meet(mappings, address, by_comment.filter_map(|rule| Some((rule.port?, rule.comment.clone()))))?;
+    // The whole of that table is long on some nodes.
+    if nft.has(family.table(), iptables::TABLE, iptables::PORTS)? {
+        let (chains, own) = (nft.rules(family.table(), iptables::TABLE)?, chain(call, iptables::PREFIX)?);
+        let by_chain = chains.iter().filter(|rule| rule.chain.starts_with(iptables::PREFIX) && rule.chain != own);
+        meet(mappings, address, by_chain.filter_map(|rule| Some((rule.port?, rule.chain.clone()))))?;
+    }
     Ok(there)
 }
 

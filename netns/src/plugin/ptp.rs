@@ -32,7 +32,8 @@ fn wire_up(call: &Call<'_>, work: &mut Work<'_>) -> Result<Outcome, Fault> {
         ip.interface = Some(1);
     }
     let mtu = call.fields().number("mtu")?.unwrap_or_default();
-    let (host, pod) = wire::veth(work, call, mtu, None, None)?;
+    let (host, pod) = wire::veth(work, call, mtu, None, None, Vec::new())?;
+    let host = work.link(Place::Host, &host)?;
     outcome.interfaces = vec![
         Interface { name: host.name.clone(), mac: host.mac_text(), ..Interface::default() },
         Interface {

@@ -50,8 +50,8 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
         let link = work.link(Place::Pod, call.if_name)?;
         let (mut taken, mut own) = (Vec::new(), Vec::new());
         for family in Family::BOTH {
-            taken.extend(work.pod.rules(family)?.iter().map(|policy| policy.table));
-            let routes = work.pod.routes(family)?;
+            taken.extend(work.pod()?.rules(family)?.iter().map(|policy| policy.table));
+            let routes = work.pod()?.routes(family)?;
             taken.extend(routes.iter().map(|via| via.table));
             own.extend(routes.into_iter().filter(|via| via.link == Some(link.index) && moves(via)));
         }
@@ -106,10 +106,10 @@ fn delete(call: &Call<'_>) -> Result<(), Fault> {
     let mut work = Work::begin(call)?;
     work.lock()?;
     for family in Family::BOTH {
-        if let Some(link) = work.pod.link(call.if_name)? {
-            sources.extend(work.pod.addresses(link.index, family)?.iter().map(|cidr| cidr.address));
+        if let Some(link) = work.pod()?.link(call.if_name)? {
+            sources.extend(work.pod()?.addresses(link.index, family)?.iter().map(|cidr| cidr.address));
         }
-        let rules = work.pod.rules(family)?;
+        let rules = work.pod()?.rules(family)?;
         work.apply(stale(&rules, &sources, configured))?;
     }
     Ok(())

@@ -19,7 +19,7 @@ pub(super) fn below(call: &Call<'_>, work: &mut Work<'_>, master: Option<String>
     let place = place(call)?;
     match master {
         Some(master) => work.link(place, &master),
-        None => default_master(work.at(place)),
+        None => default_master(work.at(place)?),
     }
 }
 

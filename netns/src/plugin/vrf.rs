@@ -48,7 +48,7 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
 
 /// The VRF, made where it is missing, and its table.
 fn ensure(work: &mut Work<'_>, name: &str, wanted: Option<u32>) -> Result<u32, Fault> {
-    if let Some(link) = work.pod.link(name)? {
+    if let Some(link) = work.pod()?.link(name)? {
         let table = table(&link).ok_or_else(|| config(format!("{name:?} is there already and is not a VRF")))?;
         return match wanted {
             Some(wanted) if wanted != table => {
@@ -57,7 +57,7 @@ fn ensure(work: &mut Work<'_>, name: &str, wanted: Option<u32>) -> Result<u32, F
             _ => Ok(table),
         };
     }
-    let table = wanted.unwrap_or(free(&work.pod.links()?));
+    let table = wanted.unwrap_or(free(&work.pod()?.links()?));
     let kind = Kind::Vrf { table };
     work.apply([Change::Create(NewLink { name: name.to_owned(), kind, mtu: 0, mac: None, shared: false })])?;
     Ok(table)
@@ -73,13 +73,13 @@ fn free(links: &[Link]) -> u32 {
 fn join(call: &Call<'_>, work: &mut Work<'_>, name: &str, table: u32) -> Result<(), Fault> {
     let link = work.link(Place::Pod, call.if_name)?;
     if let Some(master) = link.master {
-        let master = work.pod.link_by_index(master)?.map(|master| master.name).unwrap_or_default();
+        let master = work.pod()?.link_by_index(master)?.map(|master| master.name).unwrap_or_default();
         return Err(config(format!("interface {} has already a master set: {master}", call.if_name)));
     }
-    let addresses = work.pod.addresses(link.index, Family::V6)?;
+    let addresses = work.pod()?.addresses(link.index, Family::V6)?;
     let mut own = Vec::new();
     for family in Family::BOTH {
-        own.extend(work.pod.routes(family)?.into_iter().filter(|via| via.link == Some(link.index) && moves(via)));
+        own.extend(work.pod()?.routes(family)?.into_iter().filter(|via| via.link == Some(link.index) && moves(via)));
     }
     work.apply(moved(call.if_name, name, table, &addresses, &own))
 }
@@ -108,8 +108,8 @@ fn delete(call: &Call<'_>) -> Result<(), Fault> {
     }
     let mut work = Work::begin(call)?;
     work.lock()?;
-    let Some(vrf) = work.pod.link(&name)?.filter(|link| table(link).is_some()) else { return Ok(()) };
-    let links = work.pod.links()?;
+    let Some(vrf) = work.pod()?.link(&name)?.filter(|link| table(link).is_some()) else { return Ok(()) };
+    let links = work.pod()?.links()?;
     let (mine, others): (Vec<_>, Vec<_>) =
         links.iter().filter(|link| link.master == Some(vrf.index)).partition(|link| link.name == call.if_name);
     work.apply(mine.iter().map(|link| Change::Master { link: link.name.clone(), master: None }))?;

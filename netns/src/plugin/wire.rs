@@ -18,44 +18,54 @@ pub(super) fn hashed(prefix: &str, length: usize, of: &str) -> String {
     format!("{prefix}{}", &digits[..length - prefix.len()])
 }
 
+/// How many names are tried for a pair.
+const ATTEMPTS: u32 = 10;
+
 /// The host's end of a veth pair. Its name follows from whose it is, so that it is found again without a record.
 pub(super) fn veth_name(call: &Call<'_>, attempt: u32) -> Result<String, Fault> {
     let of = format!("{}\0{}\0{}\0{attempt}", call.network()?, call.container_id, call.if_name);
     Ok(hashed("veth", 12, &of))
 }
 
-/// Makes a veth pair, one end in the pod, and answers the host's end and the pod's.
+/// Makes a veth pair, one end in the pod, and answers the host's end's name and the pod's end. `told`: what is said to the
+/// pod's end before anything else.
 pub(super) fn veth(
     work: &mut Work<'_>,
     call: &Call<'_>,
     mtu: u32,
     mac: Option<Vec<u8>>,
     master: Option<&str>,
-) -> Result<(Link, Link), Fault> {
-    let mut attempt = 0;
+    told: Vec<Sysctl>,
+) -> Result<(String, Link), Fault> {
+    let (mut attempt, mut again) = (0, true);
     let name = loop {
         let name = veth_name(call, attempt)?;
         let (peer, of) = (call.if_name.to_owned(), Place::Pod);
         let kind = Kind::Veth { peer, of, master: master.map(str::to_owned) };
         let link = NewLink { name: name.clone(), kind, mtu, mac: mac.clone(), shared: false };
-        let mut taken = work.host.link(&name)?;
-        if let Some(old) = taken.take_if(|link| is_veth(link) && !link.up && link.master.is_none()) {
-            // Of an attachment that was detached, and not deleted yet.
+        let Err(fault) = work.apply([Change::Create(link)]) else { break name };
+        let taken = work.host.link(&name)?;
+        // Of an attachment that was detached, and not deleted yet.
+        if let Some(old) = taken.as_ref().filter(|link| is_veth(link) && !link.up && link.master.is_none()) {
             work.host.delete(old.index)?;
+            continue;
         }
-        if work.pod.link(call.if_name)?.is_some() {
+        if work.pod()?.link(call.if_name)?.is_some() {
             let message = format!("container veth name ({:?}) peer provided ({name:?}) already exists", call.if_name);
             return Err(Fault::new(Code::INTERNAL, message));
         }
-        if taken.is_some() && attempt < 10 {
-            attempt += 1;
-            continue;
+        match taken {
+            Some(_) if attempt < ATTEMPTS => attempt += 1,
+            // Whoever had it may have gone between the two.
+            None if std::mem::take(&mut again) => {}
+            _ => return Err(fault),
         }
-        work.apply([Change::Create(link)])?;
-        break name;
     };
     work.apply([Change::Sysctls(Place::Host, vec![Sysctl::may(format!("net/ipv6/conf/{name}/accept_ra"), "0")])])?;
-    Ok((work.link(Place::Host, &name)?, work.link(Place::Pod, call.if_name)?))
+    if !told.is_empty() {
+        work.apply([Change::Sysctls(Place::Pod, told)])?;
+    }
+    Ok((name, work.link(Place::Pod, call.if_name)?))
 }
 
 /// The address right behind the network's own.
@@ -132,7 +142,7 @@ pub(super) fn requires_ipam(call: &Call<'_>) -> Result<(), Fault> {
 /// Refuses an interface whose name the pod has already.
 pub(super) fn requires_name(call: &Call<'_>, work: &mut Work<'_>) -> Result<(), Fault> {
     let taken = || Fault::new(Code::INTERNAL, format!("the pod has an interface {:?} already", call.if_name));
-    if work.pod.link(call.if_name)?.is_some() { Err(taken()) } else { Ok(()) }
+    if work.pod()?.link(call.if_name)?.is_some() { Err(taken()) } else { Ok(()) }
 }
 
 /// Forwarding, for the families that the addresses have.

@@ -337,7 +337,7 @@ pub fn crossed((name, plugins, capabilities): &Case) {
             if plugins[0]["type"] == "host-device" {
                 crate::links::is_back(host);
             }
-            for chain in ["masq_checks", "hostports", "masquerading"] {
+            for chain in ["masq_checks", "hostports", "masquerading", "PREROUTING"] {
                 assert_eq!(host.rules(chain), 0, "{name} {adds} {deletes} {chain}");
             }
             // What is of all pods, of the host or of a bridge stays.

@@ -11,6 +11,7 @@ use crate::{trial, trial_with};
 pub fn trials() -> Vec<Trial> {
     let mut trials = vec![
         trial("portmap says who has a port", taken),
+        trial("portmap gives a port to one of many that ask at once", contended),
         trial("portmap forgets datagrams' connections", datagrams),
         trial("portmap refuses what it cannot", refused),
         trial("ipMasq of the gone is collected", collected),
@@ -85,6 +86,25 @@ fn who_has_it(host: &Host, backend: &str) {
 }
 
 /// Answers datagrams inside with what the pod is called, for as long as the socket is asked.
+fn contended(host: &Host) {
+    let list = list("1.0.0", "net", json!([bridge("br0", "10.7.0.0/24", json!({})), portmap(json!({}))]));
+    let pods: Vec<_> = (0..12).map(|at| host.pod(&format!("pod{at}"))).collect();
+    let mapping = || ports(json!([{"hostPort":8080,"containerPort":80}]));
+    for round in 0..4 {
+        let added = std::thread::scope(|scope| {
+            let add = |pod: &Pod| host.engine.add(&list, &pod.attachment(mapping())).map_err(|fault| fault.to_string());
+            let threads: Vec<_> = pods.iter().map(|pod| scope.spawn(move || add(pod))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        assert_eq!(added.iter().filter(|added| added.is_ok()).count(), 1, "{round}: {added:?}");
+        let refused = added.iter().filter_map(|added| added.as_ref().err());
+        assert!(refused.clone().all(|words| words.contains("8080/tcp of the host is taken by pod")), "{added:?}");
+        assert_eq!(host.rules("hostports"), 1, "{round}");
+        pods.iter().for_each(|pod| host.engine.delete(&list, &pod.plain()).unwrap());
+        assert_eq!((host.rules("hostports"), host.leases("net").len()), (0, 0), "{round}");
+    }
+}
+
 fn answer(pod: &Pod, port: u16) -> UdpSocket {
     let socket = pod.namespace.enter(|| UdpSocket::bind(("0.0.0.0", port))).unwrap().unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();

@@ -3,7 +3,7 @@
 use libtest_mimic::Trial;
 use serde_json::{Value, json};
 
-use crate::host::{Host, list, reaches};
+use crate::host::{Host, assert_mapped, list, nft, reaches, run_ip};
 use crate::trial;
 
 pub fn trials() -> Vec<Trial> {

@@ -1,7 +1,7 @@
 //! The directory of a network's leases: a file for each address, `<container>\r\n<interface>`, under one lock.
 
-use std::fs::{self, DirBuilder};
-use std::io;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
@@ -15,6 +15,9 @@ use rustix::io::Errno;
 use super::owners::Owners;
 use crate::cni::fault::Fault;
 use crate::whole;
+
+/// Between two looks whether the lock is free. It is held for a fraction of a millisecond.
+const LONGEST_PAUSE: Duration = Duration::from_micros(400);
 
 /// The leases, locked for as long as this lives. The kernel unlocks what a dead process held.
 pub(super) struct Leases {
@@ -42,7 +45,7 @@ impl Leases {
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                     thread::sleep(pause);
-                    pause = (pause * 2).min(Duration::from_millis(5));
+                    pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(Errno::WOULDBLOCK) => return Err(failed(io::Error::other("somebody else has it"))),
                 Err(errno) => return Err(failed(errno.into())),
@@ -74,7 +77,7 @@ impl Leases {
             Err(errno) => return Err(failed(errno)),
         }
         // Only where the next search begins: without it, it begins at the start.
-        let _ = fs::write(self.directory.join(format!("last_reserved_ip.{set}")), address.to_string());
+        let _ = overwrite(&self.directory.join(format!("last_reserved_ip.{set}")), &address.to_string());
         self.owners.given(&address.to_string(), &content);
         Ok(true)
     }
@@ -139,6 +142,13 @@ impl Leases {
         let stale: Vec<_> = self.all()?.filter(|(_, text)| !is_valid(text)).collect();
         stale.into_iter().try_for_each(|(path, _)| remove(&path))
     }
+}
+
+/// Not by O_TRUNC, after which ext4 writes the content to the disk at once, and waits for the content before.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(false).open(path)?;
+    file.write_all(text.as_bytes())?;
+    if file.metadata()?.len() > text.len() as u64 { file.set_len(text.len() as u64) } else { Ok(()) }
 }
 
 fn read(path: PathBuf) -> Option<(PathBuf, String)> {

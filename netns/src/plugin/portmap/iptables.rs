@@ -8,7 +8,7 @@ use crate::iptables::{Edit, Rule, trimmed};
 use crate::nft::HostPort;
 
 pub(super) const TABLE: &str = "nat";
-const PORTS: &str = "CNI-HOSTPORT-DNAT";
+pub(super) const PORTS: &str = "CNI-HOSTPORT-DNAT";
 const SET_MARK: &str = "CNI-HOSTPORT-SETMARK";
 const MASQUERADE: &str = "CNI-HOSTPORT-MASQ";
 
