@@ -24,7 +24,7 @@ use crate::cni::engine::Engine;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::Outcome;
 use crate::plugin::Places;
-use crate::{DIRECTORY, Namespace};
+use crate::{Afterwards, DIRECTORY, Namespace};
 
 use claim::{Claim, Taken};
 pub use record::{Record, Wanted};
@@ -259,10 +259,14 @@ impl Pod {
                 (list.clone(), Attachment { netns, ..attachment.clone() })
             })
             .collect();
-        let detached = engine.detach(&networks);
+        // All are tried.
+        let released: Vec<_> =
+            networks.iter().rev().map(|(list, attachment)| engine.release(list, attachment)).collect();
         let unnamed = if of_this_boot { crate::remove(&self.record.namespace) } else { Ok(()) };
-        detached?;
+        let released: Vec<_> = released.into_iter().collect::<Result<_, _>>()?;
         unnamed?;
+        // Interfaces are off the network, and go with the namespace, which the kernel does by itself.
+        released.into_iter().for_each(Afterwards::leave_links);
         self.claim.release()
     }
 }
