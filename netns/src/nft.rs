@@ -14,6 +14,7 @@ pub(crate) use expression::{Expression, HostPort, Verdict};
 /// Families of tables: linux/netfilter.h.
 pub(crate) const INET: u8 = 1;
 pub(crate) const IPV4: u8 = 2;
+pub(crate) const BRIDGE: u8 = 7;
 pub(crate) const IPV6: u8 = 10;
 
 impl Family {

@@ -154,7 +154,7 @@ fn a_plugin_refuses_as_the_go_plugins_do(stage: &Stage) -> Result<()> {
         ("loopback", own, r#"{"name":"net","cniVersion":"1.0.0"}"#, 8),
         ("loopback", with("ADD"), r#"{"name":"net","cniVersion":"1.0.0"}"#, 8),
         // What ours cannot, where nobody else can.
-        ("bridge", with("ADD"), r#"{"name":"net","cniVersion":"1.0.0","macspoofchk":true}"#, 2),
+        ("bandwidth", with("ADD"), r#"{"name":"net","cniVersion":"1.0.0","shapedSubnets":["10.0.0.0/8"]}"#, 2),
     ] {
         let (exit, stdout, stderr) = plugin(stage, kind, &variables, input)?;
         let fault: Value =
@@ -168,13 +168,13 @@ fn a_plugin_refuses_as_the_go_plugins_do(stage: &Stage) -> Result<()> {
     for directory in [&genuine, &copy] {
         fs::create_dir(directory)?;
     }
-    fs::write(genuine.join("bridge"), "#!/bin/sh\necho $CNI_COMMAND $(cat)\nexit 3\n")?;
-    fs::set_permissions(genuine.join("bridge"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    fs::copy(version::shim()?, copy.join("bridge"))?;
-    let input = r#"{"name":"net","cniVersion":"1.0.0","macspoofchk":true}"#;
+    fs::write(genuine.join("bandwidth"), "#!/bin/sh\necho $CNI_COMMAND $(cat)\nexit 3\n")?;
+    fs::set_permissions(genuine.join("bandwidth"), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::copy(version::shim()?, copy.join("bandwidth"))?;
+    let input = r#"{"name":"net","cniVersion":"1.0.0","shapedSubnets":["10.0.0.0/8"]}"#;
     let through = |path: String| {
         let path = [("CNI_PATH", path.as_str())];
-        plugin(stage, "bridge", &[&with("ADD")[..], &[("PATH", "/bin:/usr/bin")], &path].concat(), input)
+        plugin(stage, "bandwidth", &[&with("ADD")[..], &[("PATH", "/bin:/usr/bin")], &path].concat(), input)
     };
     let own = bin_dir(stage).display().to_string();
     let (code, stdout, _) = through(format!("{own}:{}", genuine.display()))?;

@@ -18,6 +18,8 @@ pub(crate) enum Expression {
     Masquerade,
     /// `dnat to`
     Dnat { address: IpAddr, port: u16 },
+    /// `ether saddr`
+    Sender(Vec<u8>),
     /// `iifname` and `oifname`: that one, or another.
     Interface { input: bool, name: String, same: bool },
     /// A match of iptables' own, by its name: what it looks for is a structure of its own.
@@ -105,6 +107,7 @@ impl Expression {
                 // RTN_LOCAL, in the host's order.
                 vec![named("fib", &data), compare(true, &2_u32.to_ne_bytes())]
             }
+            Self::Sender(mac) => vec![payload(0, 6, 6), compare(true, mac)],
             Self::Interface { input, name, same } => {
                 let name = [name.as_bytes(), b"\0"].concat();
                 vec![meta(if *input { 6 } else { 7 }), compare(*same, &name)]

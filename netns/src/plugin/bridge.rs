@@ -1,5 +1,6 @@
 //! bridge: a veth pair, one end in the pod, the other a port of a bridge of the host.
 
+mod spoof;
 mod vlan;
 
 use std::thread;
@@ -15,16 +16,8 @@ use crate::cni::result::{Interface, Outcome, Route};
 use crate::netlink::{Family, Link};
 use vlan::Vlans;
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "bridge",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: masquerade::gc,
-    beyond: |call| call.asks("macspoofchk"),
-    ipam_status: true,
-};
+pub(super) const PLUGIN: Native =
+    Native { gc: masquerade::gc, ipam_status: true, ..Native::new("bridge", add, delete, check) };
 
 /// How long a port may take to come up.
 const PORT_UP: Duration = Duration::from_secs(3);
@@ -42,6 +35,7 @@ struct Config {
     promiscuous: bool,
     isolated: bool,
     vlans: Vlans,
+    keep_to_mac: bool,
     dad: bool,
     without_container: bool,
     mac: Option<Vec<u8>>,
@@ -67,6 +61,7 @@ impl Config {
             promiscuous: fields.boolean("promiscMode")?,
             isolated: fields.boolean("portIsolation")?,
             vlans: Vlans::parse(fields)?,
+            keep_to_mac: fields.boolean("macspoofchk")?,
             dad: fields.boolean("enabledad")?,
             without_container: fields.boolean("disableContainerInterface")?,
             mac: wire::wanted_mac(call)?,
@@ -77,9 +72,6 @@ impl Config {
         }
         if this.hairpin && this.promiscuous {
             return Err(config("cannot set hairpin mode and promiscuous mode at the same time"));
-        }
-        if fields.boolean("macspoofchk")? {
-            return Err(Fault::new(Code::UNSUPPORTED_FIELD, "macspoofchk is not supported by the native bridge"));
         }
         Ok(this)
     }
@@ -98,7 +90,10 @@ fn wire_up(call: &Call<'_>, config: &Config, work: &mut Work<'_>) -> Result<Outc
         let link = host.clone();
         work.apply([Change::Port { link, hairpin: config.hairpin, isolated: config.isolated }])?;
     }
-    work.apply(config.vlans.of_port(&host.name, vlan::given_by(&bridge)))?;
+    work.apply(config.vlans.of_port(&host, vlan::given_by(&bridge)))?;
+    if config.keep_to_mac {
+        spoof::add(call, work, &host, &pod)?;
+    }
     let mut outcome = Outcome::default();
     if config.has_ipam {
         outcome = work.ipam()?.unwrap_or_default();
@@ -259,7 +254,9 @@ fn port_up(work: &mut Work<'_>, name: &str) -> Result<Link, Fault> {
 /// What there is of the pod goes, whether its namespace can be entered or not, and its address only after it.
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
     wire::delete_link(call)?;
-    masquerade::remove(call)?;
+    let mut forget = masquerade::forget(call)?;
+    forget.chains.extend(spoof::forget(call).chains);
+    forget.apply_for(call)?;
     call.ipam()?;
     Ok(())
 }
@@ -270,6 +267,9 @@ fn check(call: &Call<'_>) -> Result<(), Fault> {
         call.ipam()?;
     }
     wire::check_pod(call)?;
+    if config.keep_to_mac {
+        spoof::check(call)?;
+    }
     let mut host = crate::netlink::Netlink::here()?;
     let wrong = |message: String| Fault::new(Code::INTERNAL, message);
     let bridge = host.link(&config.bridge)?.ok_or_else(|| wrong(format!("bridge {} not found", config.bridge)))?;

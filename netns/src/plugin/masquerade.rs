@@ -26,7 +26,8 @@ fn of_interface(container: &str, if_name: &str) -> String {
     wire::hashed("", 16, &format!("{if_name}:{container}"))
 }
 
-fn forget(call: &Call<'_>) -> Result<Forget, Fault> {
+/// What takes the rules of an interface away.
+pub(super) fn forget(call: &Call<'_>) -> Result<Forget, Fault> {
     let network = call.network()?;
     let hash = format!("{}{}", of_network(&network), of_interface(call.container_id, call.if_name));
     let chain = chain(call)?;

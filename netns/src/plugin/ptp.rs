@@ -6,16 +6,8 @@ use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
 use crate::cni::result::{Interface, Outcome, Route};
 
-pub(super) const PLUGIN: Native = Native {
-    kind: "ptp",
-    oldest: "0.1.0",
-    add,
-    delete,
-    check,
-    gc: masquerade::gc,
-    beyond: super::never,
-    ipam_status: true,
-};
+pub(super) const PLUGIN: Native =
+    Native { gc: masquerade::gc, ipam_status: true, ..Native::new("ptp", add, delete, check) };
 
 /// `host` and `link` of rtnetlink(7)'s scopes.
 const SCOPE_LINK: u8 = 253;

@@ -41,6 +41,11 @@ fn all() -> Vec<Case> {
             json!({"mac":"02:11:22:33:44:55"}),
         ),
         (
+            "bridge with macspoofchk",
+            json!([bridge(json!({"isGateway":true,"macspoofchk":true,"ipam":v4,"capabilities":{"mac":true}}))]),
+            json!({"mac":"02:11:22:33:44:55"}),
+        ),
+        (
             "bridge with ipMasq",
             json!([bridge(json!({"isGateway":true,"ipMasq":true,"ipMasqBackend":"nftables","ipam":both}))]),
             json!({}),

@@ -16,6 +16,7 @@ pub fn trials() -> Vec<Trial> {
         trial("portmap leads host ports into the pod", portmap),
         trial("two hundred adds at once share a bridge", many),
         trial("ptp leads to the pod and back", ptp),
+        trial("bridge keeps a pod to its hardware address", spoofed),
     ]
 }
 
@@ -139,12 +140,36 @@ fn ptp(host: &Host) {
     assert_eq!(host.links(), ["lo"]);
 }
 
-/// A namespace that plays the world: it is reached through the host, and knows no pod.
-fn world(host: &Host) -> crate::host::Pod {
-    let list = list("1.0.0", "world", json!([{"type":"ptp","ipam":{"type":"host-local","subnet":"192.0.2.0/24"}}]));
-    let world = host.pod("world");
-    host.engine.add(&list, &world.plain()).unwrap();
-    world
+fn spoofed(host: &Host) {
+    let network = |check: bool| {
+        list(
+            "1.0.0",
+            "net",
+            json!([{"type":"bridge","bridge":"br0","isGateway":true,"macspoofchk":check,"ipam":ipam("10.7.0.0/24")}]),
+        )
+    };
+    let (pod, free) = (host.pod("pod"), host.pod("free"));
+    host.engine.add(&network(true), &pod.plain()).unwrap();
+    host.engine.add(&network(false), &free.plain()).unwrap();
+    host.engine.check(&network(true), &pod.plain()).unwrap();
+    let reaches = |pod: &crate::host::Pod| {
+        let server = std::net::TcpListener::bind("10.7.0.1:80").unwrap();
+        let reached = pod.reaches("10.7.0.1:80");
+        drop(server);
+        reached
+    };
+    assert!(reaches(&pod) && reaches(&free));
+    for pod in [&pod, &free] {
+        pod.namespace.enter(|| run_ip("link set eth0 address 02:00:00:00:00:99")).unwrap();
+        assert_eq!(reaches(pod), pod.id == "free");
+        pod.namespace.enter(|| run_ip("link set eth0 address 02:00:00:00:00:98")).unwrap();
+    }
+    host.engine.check(&network(true), &free.plain()).unwrap_err();
+    // Told of nothing by the configuration any more.
+    host.engine.delete(&network(false), &pod.plain()).unwrap();
+    host.engine.delete(&network(false), &free.plain()).unwrap();
+    let left = nft()["nftables"].to_string();
+    assert!(!left.contains("cni-br-iface") && host.rules("PREROUTING") == 0, "{left}");
 }
 
 fn masquerade(host: &Host) {
