@@ -165,6 +165,8 @@ pub(crate) enum Set {
     AllMulticast(bool),
     Queue(u32),
     Name(String),
+    /// What people are told of it.
+    Alias(String),
 }
 
 /// A file below /proc/sys, without that.
@@ -209,8 +211,6 @@ impl Change {
     }
 }
 
-/// How often rules are looked for again that somebody else took away before we could.
-const MEANWHILE: usize = 5;
 impl Change {
     /// Whether a name may be another link's, or nobody's, afterwards.
     fn moves_names(&self) -> bool {
@@ -218,6 +218,8 @@ impl Change {
     }
 }
 
+/// How often rules are looked for again that somebody else took away before we could.
+const MEANWHILE: usize = 5;
 
 /// Which rules go: those whose comment is so, or goes on behind a comma, and chains of others' with what leads to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -277,10 +279,10 @@ impl Forget {
             for rule in nft.rules(*family, table)?.into_iter().filter(leads) {
                 batch.delete_rule(*family, table, &rule.chain, Some(rule.handle));
             }
-        }
-        nft.commit(&batch, None)
             batch.delete_rule(*family, table, chain, None);
             batch.delete_chain(*family, table, chain);
+        }
+        nft.commit(&batch, None)
     }
 }
 

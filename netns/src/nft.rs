@@ -80,7 +80,6 @@ impl Batch {
         self.0.push((NEW_CHAIN, CREATE, family, attributes));
     }
 
-    /// A rule, behind the others of its chain.
     /// A table and those of these chains that it has not. One that is said again is changed, which the kernel ends only
     /// after a grace period, and whoever adds a match of iptables' meanwhile waits for that.
     pub(crate) fn lay(&mut self, there: &Table, comment: &str, chains: &[(&str, Option<Hook>)]) {
@@ -90,6 +89,7 @@ impl Batch {
         }
     }
 
+    /// A rule, behind the others of its chain.
     pub(crate) fn rule(&mut self, family: u8, table: &str, chain: &str, expressions: &[Expression], comment: &str) {
         let attributes = Self::rule_attributes(table, chain, expressions, comment);
         self.0.push((NEW_RULE, CREATE | APPEND, family, attributes));
@@ -153,6 +153,8 @@ impl Rule {
                 2 => rule.chain = text(value),
                 3 => rule.handle = value.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes)),
                 4 => {
+                    let said = || each(value).find_map(|(_, expression)| expression::comment(expression));
+                    rule.comment = said().unwrap_or(std::mem::take(&mut rule.comment));
                     rule.leads_to = each(value).find_map(|(_, expression)| expression::leads_to(expression));
                     rule.body = each(value).filter_map(|(_, expression)| expression::said(expression)).collect();
                     rule.port = expression::host_port(each(value).map(|(_, expression)| expression));
@@ -175,9 +177,6 @@ impl Rule {
     }
 }
 
-/// A socket to the packet filter of the namespace where it was opened.
-#[derive(Debug)]
-pub(crate) struct Nft {
 /// Chains of a table, as far as they are there, with their rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Table {
@@ -202,6 +201,9 @@ impl Table {
     }
 }
 
+/// A socket to the packet filter of the namespace where it was opened.
+#[derive(Debug)]
+pub(crate) struct Nft {
     netfilter: Netfilter,
     /// Whether the kernel is busy for a while with what was done by it.
     lingers: bool,

@@ -13,6 +13,7 @@ mod masquerade;
 mod portmap;
 mod ptp;
 mod sbr;
+mod stale;
 mod static_;
 mod tuning;
 mod upon;
@@ -192,8 +193,8 @@ impl Native {
         Self { kind, oldest: "0.1.0", add, delete, check, gc: |_| Ok(()), beyond: |_| false, ipam_status: false }
     }
 
-    pub fn kind(&self) -> &'static str {
     /// The name of the Go plugin's binary.
+    pub fn kind(&self) -> &'static str {
         self.kind
     }
 

@@ -317,7 +317,7 @@ impl<'a> Work<'a> {
             return Err(Errno::EXIST.into());
         }
         let index = self.number(to.other(), now)?;
-        self.at(to.other()).ask(message::hand_over(index, namespace, then, alias), 0)?;
+        self.at(to.other())?.ask(message::hand_over(index, namespace, then, alias), 0)?;
         if to == Place::Host && device.up { self.set(to, then, &Set::Up(true)) } else { Ok(()) }
     }
 

@@ -130,6 +130,7 @@ pub(super) fn set(index: u32, set: &Set) -> RouteNetlinkMessage {
         Set::Mac(mac) => LinkAttribute::Address(mac.clone()),
         Set::Queue(queue) => LinkAttribute::TxQueueLen(*queue),
         Set::Name(name) => LinkAttribute::IfName(name.clone()),
+        Set::Alias(alias) => LinkAttribute::IfAlias(alias.clone()),
     };
     message.attributes.push(attribute);
     RouteNetlinkMessage::SetLink(message)

@@ -256,6 +256,14 @@ pub(super) fn leads_to(expression: &[u8]) -> Option<String> {
     find(verdict, 2).map(text)
 }
 
+/// The comment that iptables gives a rule: a match that always is true.
+pub(super) fn comment(expression: &[u8]) -> Option<String> {
+    let data = find(expression, 2)?;
+    let is_comment = text(find(expression, 1)?) == "match" && text(find(data, 1)?) == "comment";
+    let info = find(data, 3).filter(|_| is_comment)?;
+    Some(text(info.split(|byte| *byte == 0).next().unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -76,6 +76,16 @@ fn ifb(call: &Call<'_>) -> Result<String, Fault> {
     Ok(wire::hashed("bwp", 15, &format!("{}{}", call.network()?, call.container_id)))
 }
 
+/// IFALIASZ of linux/if.h, without its end.
+const ALIAS: usize = 255;
+
+/// What an ifb says of itself, as its name is a hash.
+fn alias(network: &str, container: &str) -> String {
+    let mut alias = format!("cni {network} {container}");
+    alias.truncate(ALIAS);
+    alias
+}
+
 /// The host's end of the pod's veth pair, one of those that the plugins before made.
 fn host_end(call: &Call<'_>, outcome: &Outcome, host: &mut Netlink, pod: &mut Netlink) -> Result<Link, Fault> {
     let wrong = |message: String| Fault::new(Code::INTERNAL, message);
@@ -88,13 +98,14 @@ fn host_end(call: &Call<'_>, outcome: &Outcome, host: &mut Netlink, pod: &mut Ne
 }
 
 /// What limits a pod. Pure.
-fn changes(limits: &Limits, host: &Link, ifb: &str) -> Vec<Change> {
+fn changes(limits: &Limits, host: &Link, ifb: &str, alias: String) -> Vec<Change> {
     let mut changes = Vec::new();
     let shape = |link: &str, bucket: Bucket| Change::Shape { link: link.to_owned(), bucket };
     changes.extend(limits.ingress.map(|bucket| shape(&host.name, bucket)));
     if let Some(bucket) = limits.egress {
         let new = NewLink { name: ifb.to_owned(), kind: Kind::Ifb, mtu: host.mtu, mac: None, shared: false };
         changes.push(Change::Create(new));
+        changes.push(Change::Set(Place::Host, ifb.to_owned(), Set::Alias(alias)));
         // The limit first, so that nothing gets past it.
         changes.push(shape(ifb, bucket));
         changes.push(Change::Redirect { link: host.name.clone(), to: ifb.to_owned() });
@@ -118,15 +129,32 @@ fn add(call: &Call<'_>) -> Result<Outcome, Fault> {
     if limits == Limits::default() {
         return Ok(outcome);
     }
-    let name = ifb(call)?;
+    let (name, alias) = (ifb(call)?, alias(&call.network()?, call.container_id));
     let made = attempt(call, |work| {
-        let host = host_end(call, &outcome, &mut work.host, &mut work.pod)?;
-        work.apply(changes(&limits, &host, &name))?;
+        let (host, pod) = work.both()?;
+        let host = host_end(call, &outcome, host, pod)?;
+        work.apply(changes(&limits, &host, &name, alias.clone()))?;
         limits.egress.map(|_| work.link(Place::Host, &name)).transpose()
     })?;
     let interface = |link: Link| Interface { mac: link.mac_text(), name: link.name, ..Interface::default() };
     outcome.interfaces.extend(made.map(interface));
     Ok(outcome)
+}
+
+/// Takes the ifbs of the network's containers away that are not wanted any more.
+fn gc(call: &Call<'_>) -> Result<(), Fault> {
+    let Some(valid) = call.valid_attachments()? else { return Ok(()) };
+    let network = call.network()?;
+    let wanted: Vec<_> = valid.iter().map(|(id, _)| alias(&network, id)).collect();
+    let beginning = alias(&network, "");
+    let mut host = Netlink::here()?;
+    let is_stale = |link: &Link| {
+        link.kind == Some(InfoKind::Ifb) && link.alias.starts_with(&beginning) && !wanted.contains(&link.alias)
+    };
+    for link in host.links()?.into_iter().filter(is_stale) {
+        host.delete(link.index)?;
+    }
+    Ok(())
 }
 
 /// The bucket on the pod's own pair goes with the pair.

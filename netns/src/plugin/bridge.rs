@@ -219,12 +219,12 @@ fn ensure_address(work: &mut Work<'_>, link: &str, wanted: Cidr, force: bool) ->
         if wanted.address.is_ipv4() || cidr.overlaps(wanted) {
             if !force {
                 let message = format!("{link:?} already has an IP address different from {wanted}");
-    let bridge = work.link(Place::Host, link)?;
                 return Err(Fault::new(Code::CONFIG, message));
             }
             work.apply([Change::Unaddress { place: Place::Host, link: link.to_owned(), cidr }])?;
         }
     }
+    let bridge = work.link(Place::Host, link)?;
     let link = || link.to_owned();
     // A bridge that was never given a MAC changes it with its ports; given its own, it keeps it.
     work.apply([

@@ -1,7 +1,7 @@
 //! `ipMasq`: what leaves the pod's network leaves in the host's name. Rules are in the Go plugins' own nftables table,
 //! and DEL finds those of either of their backends.
 
-use super::{Call, wire};
+use super::{Call, stale, wire};
 use crate::change::{Change, Forget, Work};
 use crate::cni::cidr::Cidr;
 use crate::cni::fault::{Code, Fault};
@@ -85,8 +85,8 @@ fn edits(addresses: &[Cidr], chain: &str, comment: &str) -> Vec<Edit> {
 
 fn by_nftables(call: &Call<'_>, work: &mut Work<'_>, outcome: &Outcome) -> Result<(), Fault> {
     let forget = forget(call)?;
-    let mut batch = Batch::default();
     let there = work.nft()?.table(INET, TABLE, &[CHECKS, BASE])?;
+    let mut batch = Batch::default();
     let comment = "Masquerading for plugins from github.com/containernetworking/plugins";
     batch.lay(&there, comment, &[(CHECKS, None), (BASE, Some(HOOK))]);
     if there.rules().filter(|rule| rule.chain == BASE).count() != 3 {
@@ -135,5 +135,6 @@ pub(super) fn gc(call: &Call<'_>) -> Result<(), Fault> {
     }
     let done = nft.commit(&batch, None);
     call.afterwards.keep(nft);
-    Ok(done?)
+    done?;
+    stale::collect(call, "", "CNI-")
 }

@@ -234,6 +234,11 @@ fn route_localnet(work: &mut Work<'_>, address: IpAddr) -> Result<(), Fault> {
     work.apply([Change::Sysctls(Place::Host, vec![sysctl])])
 }
 
+/// Those of iptables: nftables' do not say whose network they are of.
+fn gc(call: &Call<'_>) -> Result<(), Fault> {
+    stale::collect(call, "dnat ", iptables::PREFIX)
+}
+
 /// Whatever the configuration says about ports by now.
 fn delete(call: &Call<'_>) -> Result<(), Fault> {
     forget(call)?.apply_for(call)?;

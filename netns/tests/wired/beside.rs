@@ -208,6 +208,8 @@ fn allowed(part: &str, value: &mut Value) {
         if let Some(flags) = object.get_mut("flags").and_then(Value::as_array_mut) {
             flags.retain(|flag| flag != "NO-CARRIER");
         }
+        // Whose an ifb is, for the collection of garbage, which the Go plugin has not.
+        object.remove("ifalias");
         // The Go plugins make the host's end without a queue, for which there is no reason: ours is the kernel's.
         if object.get("ifname").is_some_and(|name| name == "veth") {
             object.remove("txqlen");

@@ -25,6 +25,7 @@ pub fn trials() -> Vec<Trial> {
             trial_with(tools, "firewall lets a pods packets through", let_through),
             trial_with(tools, "firewall keeps bridges and pods apart", kept_apart),
             trial_with(tools, "thirty pods at once", many),
+            trial_with(tools, "what is of the gone is collected", collected_with_iptables),
         ]);
     }
     trials
@@ -85,7 +86,6 @@ fn who_has_it(host: &Host, backend: &str) {
     assert_eq!(host.rules("hostports"), 0);
 }
 
-/// Answers datagrams inside with what the pod is called, for as long as the socket is asked.
 fn contended(host: &Host) {
     let list = list("1.0.0", "net", json!([bridge("br0", "10.7.0.0/24", json!({})), portmap(json!({}))]));
     let pods: Vec<_> = (0..12).map(|at| host.pod(&format!("pod{at}"))).collect();
@@ -105,6 +105,7 @@ fn contended(host: &Host) {
     }
 }
 
+/// Answers datagrams inside with what the pod is called, for as long as the socket is asked.
 fn answer(pod: &Pod, port: u16) -> UdpSocket {
     let socket = pod.namespace.enter(|| UdpSocket::bind(("0.0.0.0", port))).unwrap().unwrap();
     socket.set_read_timeout(Some(std::time::Duration::from_secs(3))).unwrap();
@@ -226,6 +227,32 @@ fn collected(host: &Host) {
     assert_eq!((host.rules("masq_checks"), host.leases("br0")), (2, vec!["10.7.0.3".to_owned()]));
     host.engine.gc(&net, &[]).unwrap();
     assert_eq!(host.rules("masq_checks"), 1);
+}
+
+fn collected_with_iptables(host: &Host) {
+    let network = |name: &str, subnet: &str| {
+        let masq = json!({"ipMasq":true,"ipMasqBackend":"iptables"});
+        let bandwidth = json!({"type":"bandwidth","egressRate":1_000_000,"egressBurst":80_000});
+        list("1.1.0", name, json!([bridge(name, subnet, masq), portmap(json!({"backend":"iptables"})), bandwidth]))
+    };
+    let (net, other) = (network("br0", "10.7.0.0/24"), network("br1", "10.8.0.0/24"));
+    let pods: Vec<_> = ["gone", "here", "elsewhere"].iter().map(|id| host.pod(id)).collect();
+    for (at, (pod, list)) in pods.iter().zip([&net, &net, &other]).enumerate() {
+        let mapping = ports(json!([{"hostPort":8080 + at,"containerPort":80}]));
+        host.engine.add(list, &pod.attachment(mapping)).unwrap();
+    }
+    let ifbs = || host.links().iter().filter(|link| link.starts_with("bwp")).count();
+    let of = |id: &str| host.saved().iter().filter(|line| line.contains(&format!("id: \\\"{id}\\\""))).count();
+    assert_eq!((of("gone"), of("here"), of("elsewhere"), ifbs()), (4, 4, 4, 3));
+    // Nothing but what they made knows of the first and the last any more.
+    std::fs::remove_file(host.engine.cache_dir.join("results/br0-gone-eth0")).unwrap();
+    std::fs::remove_file(host.engine.cache_dir.join("results/br1-elsewhere-eth0")).unwrap();
+    host.engine.gc(&net, &[("here".to_owned(), "eth0".to_owned())]).unwrap();
+    assert_eq!((of("gone"), of("here"), of("elsewhere"), ifbs()), (0, 4, 4, 2));
+    host.engine.gc(&other, &[]).unwrap();
+    host.engine.gc(&net, &[]).unwrap();
+    assert_eq!((of("here"), of("elsewhere"), ifbs()), (0, 0, 0));
+    assert!(host.saved().iter().all(|line| !line.contains("-j DNAT")), "{:?}", host.saved());
 }
 
 fn run(program: &str, arguments: &str) {
