@@ -30,7 +30,7 @@ impl Edits {
     /// it is read again.
     pub(crate) fn apply(&self, nft: &mut Nft, deadline: Instant) -> Result<(), Fault> {
         if let Some(plan) = self.native() {
-            return plan.apply(nft);
+            return plan.apply(nft, deadline);
         }
         let mut lines = read(self.family, self.table, deadline)?.lines(&self.edits);
         while !lines.is_empty() {

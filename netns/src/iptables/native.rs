@@ -1,6 +1,8 @@
 //! iptables' rules by netlink, as iptables itself keeps them where it is the one of nf_tables: what a pod's firewall says
 //! is so few words that no program has to be run for it.
 
+use std::time::Instant;
+
 use rustix::io::Errno;
 
 use super::{Edit, Edits};
@@ -35,7 +37,7 @@ pub(super) fn plan(edits: &Edits) -> Option<Plan<'_>> {
 impl Plan<'_> {
     /// Reads, decides and writes. What is shared is written only where nobody else wrote in between; a pod's own rules do
     /// not mind that, as long as their chain is there.
-    pub(super) fn apply(&self, nft: &mut Nft) -> Result<(), Fault> {
+    pub(super) fn apply(&self, nft: &mut Nft, deadline: Instant) -> Result<(), Fault> {
         let mut meanwhile = 0;
         loop {
             let generation = nft.generation()?;
@@ -43,7 +45,7 @@ impl Plan<'_> {
             let (batch, open) = self.decide(&there);
             let shared = open.iter().any(|edit| !matches!(edit, Edit::Append(..) | Edit::Remove(..)));
             match nft.commit(&batch, shared.then_some(generation)) {
-                Err(Refused { errno: Errno::RESTART, .. }) => {}
+                Err(Refused { errno: Errno::RESTART, .. }) if Instant::now() < deadline => {}
                 Err(Refused { errno: Errno::NOENT, .. }) if meanwhile < MEANWHILE => meanwhile += 1,
                 done => return Ok(done?),
             }
