@@ -36,6 +36,9 @@ pub enum Error {
     /// No name of a group.
     #[error("linux.intelRdt.closID {0:?} is not the name of a group")]
     BadClos(String),
+    /// More than one line.
+    #[error("linux.intelRdt.schemata {0:?} is more than one line")]
+    BadLine(String),
     /// A group that nobody has made, and nothing to make one of.
     #[error("linux.intelRdt.closID {0:?}: there is no such group, and no schemata to make one with")]
     NoGroup(String),
@@ -62,7 +65,7 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::NotMounted | Self::NotThere { .. } => ErrorKind::Unimplemented,
-            Self::BadClos(_) | Self::NoGroup(_) => ErrorKind::InvalidArgument,
+            Self::BadClos(_) | Self::BadLine(_) | Self::NoGroup(_) => ErrorKind::InvalidArgument,
             Self::Step { .. } => ErrorKind::Other,
         }
     }
@@ -86,6 +89,9 @@ impl Wanted {
         let clos = rdt.clos_id().as_deref().unwrap_or_default();
         if clos == "." || clos == ".." || (clos.len() > 1 && clos.contains('/')) {
             return Err(Error::BadClos(clos.to_owned()));
+        }
+        if let Some(line) = rdt.schemata().iter().flatten().find(|line| line.contains('\n')) {
+            return Err(Error::BadLine(line.clone()));
         }
         let others = rdt.schemata().iter().flatten().map(String::as_str);
         let lines =

@@ -67,6 +67,13 @@ fn group_of_that_name_that_was_there_before_stays() {
 }
 
 #[test]
+fn schemata_of_more_than_one_line_are_refused() {
+    let error = Fake::new("lines").group(r#"{"schemata":["L3:0=f","L3:1=f\nMB:0=9"]}"#).unwrap_err();
+    assert_eq!(error.to_string(), r#"linux.intelRdt.schemata "L3:1=f\nMB:0=9" is more than one line"#);
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+}
+
+#[test]
 fn schemata_are_written_in_one_go_and_tasks_are_opened() {
     let fake = Fake::new("schemata");
     fake.populate("gold");
