@@ -35,7 +35,7 @@ impl Listener {
         self.0.expect(&["/containers/delete", &scene.id(name)])?;
         std::thread::sleep(Duration::from_millis(500));
         let pid = Pid::from_raw(self.0.pid()).context("ctr events has no pid")?;
-        kill_process(pid, Signal::INT)?;
+        kill_process(pid, Signal::TERM)?; // who runs us in the background ignores INT
         let heard = self.0.wait(DEADLINE)?.stdout;
         let id = scene.id(name);
         let mut told = Vec::new();
