@@ -2,7 +2,7 @@
 //! it does, emptied and removed after.
 //!
 //! We make it, or systemd does when it is asked to ([`systemd`]). Hosts differ: [`v2`] has one
-//! hierarchy, [`v1`] (also beside an unused v2: hybrid) one for every controller. [`layout`] finds
+//! hierarchy, [`v1`] (also beside an unused v2: hybrid) one for every controller. [`mod@layout`] finds
 //! out which; [`resources`] and [`devices`] decide, without a system call, what is to be written;
 //! everything else works on directory descriptors ([`dir`]).
 
