@@ -5,11 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test may")]
 
 mod attacks;
+mod binds;
 mod budget;
 mod bundle;
 mod confine;
 mod crash;
 mod devices;
+mod fake_devices;
 mod faults;
 mod gate;
 mod hooks;
@@ -86,6 +88,7 @@ const TESTS: &[&[Test]] = &[
     systemd::TESTS,
     labels::TESTS,
     mounts::TESTS,
+    binds::TESTS,
     propagation::TESTS,
     rootfs::TESTS,
     hooks::TESTS,
@@ -98,6 +101,7 @@ const TESTS: &[&[Test]] = &[
     faults::TESTS,
     hunt::TESTS,
     attacks::TESTS,
+    fake_devices::TESTS,
     null::TESTS,
     races::TESTS,
     outgrown::TESTS,

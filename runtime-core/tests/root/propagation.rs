@@ -6,8 +6,8 @@ use std::path::Path;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use serde_json::json;
 
+use super::binds::Tree;
 use super::bundle::{Bundle, Live};
-use super::mounts::Tree;
 use super::{Stop, Test};
 
 pub const TESTS: &[Test] = &[
