@@ -4,11 +4,13 @@ use crate::Scenario;
 use crate::contract::shim;
 use anyhow::{Result, anyhow, ensure};
 use berth_tests::scene::{SLEEP, Scene};
+use berth_tests::shim::Shim;
 use berth_tests::task::{create, create_request, delete, end, exec, granted, kill, shutdown, start, state, wait};
 use containerd_shim_protos::api::{
     ConnectRequest, ConnectResponse, CreateTaskRequest, CreateTaskResponse, Empty, PauseRequest,
 };
 use std::fs;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub fn scenarios() -> Vec<Scenario> {
@@ -20,13 +22,18 @@ pub fn scenarios() -> Vec<Scenario> {
     ]
 }
 
+/// The request for one that waits until its fifo is read: to open that for writing waits for a reader.
+fn create_that_waits(shim: &Shim) -> Result<(PathBuf, CreateTaskRequest)> {
+    let fifo = shim.bundle().join("out");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
+    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(shim) };
+    Ok((fifo, request))
+}
+
 fn questions_do_not_wait_for_a_create(scene: &Scene<'_>) -> Result<()> {
     let shim = shim(scene, "a", SLEEP)?;
     let answer = shim.start_with(&[])?.success()?.stdout;
-    let fifo = shim.bundle().join("out");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
-    // Nobody reads the fifo, so to open it for writing waits.
-    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(&shim) };
+    let (fifo, request) = create_that_waits(&shim)?;
     let waiting = shim.connect(&answer)?;
     let create = std::thread::spawn(move || waiting.call::<CreateTaskResponse>("Create", &request));
     std::thread::sleep(Duration::from_millis(500));
@@ -49,9 +56,7 @@ fn questions_do_not_wait_for_a_create(scene: &Scene<'_>) -> Result<()> {
 fn a_client_that_leaves_aborts_nothing(scene: &Scene<'_>) -> Result<()> {
     let shim = shim(scene, "a", SLEEP)?;
     let answer = shim.start_with(&[])?.success()?.stdout;
-    let fifo = shim.bundle().join("out");
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600), 0)?;
-    let request = CreateTaskRequest { stdout: fifo.to_string_lossy().into_owned(), ..create_request(&shim) };
+    let (fifo, request) = create_that_waits(&shim)?;
     let leaving = shim.connect(&answer)?;
     leaving.leave_after(Duration::from_millis(300), "Create", &request)?;
     let _reader = fs::File::open(&fifo)?;
