@@ -209,9 +209,7 @@ impl Change {
             _ => None,
         }
     }
-}
 
-impl Change {
     /// Whether a name may be another link's, or nobody's, afterwards.
     fn moves_names(&self) -> bool {
         matches!(self, Self::Delete(..) | Self::Move(..) | Self::Set(_, _, Set::Name(_)))

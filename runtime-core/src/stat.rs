@@ -25,7 +25,8 @@ fn parse(text: &str) -> io::Result<Option<u32>> {
     if field::<u32>(text, 9)? & FORKED_ONLY == 0 {
         return Ok(None);
     }
-    let (code, signal): (u32, u32) = (field(text, 52)?, field::<u32>(text, 52)? & 0x7f);
+    let code: u32 = field(text, 52)?;
+    let signal = code & 0x7f;
     Ok(Some(if signal == 0 { code >> 8 & 0xff } else { 128 + signal }))
 }
 

@@ -9,6 +9,7 @@ use rustix::process::Pid;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 use tokio::sync::watch;
 
 /// What the client said about stdio, told back to it by State.
@@ -111,6 +112,11 @@ impl Process {
             }
             open
         });
+    }
+
+    /// Lets nobody wait any longer for one that will not be started. One that has ended keeps its exit.
+    pub fn never_runs(&self) {
+        self.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
     }
 
     /// Waits until no operation holds the state.

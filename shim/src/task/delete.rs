@@ -2,7 +2,7 @@
 //! asks again: the second request gets the answer of the first one's work.
 
 use super::{Task, blocking};
-use crate::containers::{Deleted, Exec, Record};
+use crate::containers::{Deleted, Record};
 use crate::convert::timestamp;
 use crate::error::Error;
 use crate::events;
@@ -12,7 +12,7 @@ use containerd_shim_protos::api::{DeleteRequest, DeleteResponse};
 use containerd_shim_protos::events::task::TaskDelete;
 use runtime_core::children::Exit;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 /// How long a killed init may take to be gone.
 const DEATH: Duration = Duration::from_secs(10);
@@ -66,7 +66,7 @@ impl Task {
         record.init.close_io(DRAIN).await;
         for (_, exec) in record.execs() {
             exec.process.close_io(Duration::ZERO).await;
-            never_started(&exec);
+            exec.process.never_runs();
         }
         self.containers.remove(&record.id);
         let event = TaskDelete {
@@ -89,14 +89,9 @@ impl Task {
         exec.process.close_io(DRAIN).await;
         record.remove_exec(exec_id);
         let exit = exec.process.state().exit();
-        never_started(&exec);
+        exec.process.never_runs();
         Ok(answer(exec.process.pid(), exit))
     }
-}
-
-/// Who waits for an exec that nobody will start any more waits no longer. One that has ended keeps its exit.
-fn never_started(exec: &Exec) {
-    exec.process.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
 }
 
 fn answer(pid: u32, exit: Option<Exit>) -> DeleteResponse {

@@ -7,9 +7,8 @@ use crate::events;
 use crate::state::{Operation, State};
 use containerd_shim_protos::api::{StartRequest, StartResponse};
 use containerd_shim_protos::events::task::{TaskExecStarted, TaskStart};
-use runtime_core::children::{Child, Exit};
+use runtime_core::children::Child;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 impl Task {
     pub(super) async fn start(&self, request: StartRequest) -> Result<StartResponse, Error> {
@@ -58,7 +57,7 @@ impl Task {
             Ok(started) => started,
             Err(error) => {
                 // Nobody shall wait for it for ever; it stays known until Delete.
-                exec.process.settle(State::Stopped(Exit { status: 255, at: SystemTime::now() }));
+                exec.process.never_runs();
                 return Err(error);
             }
         };
