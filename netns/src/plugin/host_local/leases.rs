@@ -173,7 +173,11 @@ mod tests {
 
     impl Scratch {
         fn new(test: &str) -> Self {
-            Self(std::env::temp_dir().join(format!("berth-leases-{test}-{}", std::process::id())))
+            Self::below(&std::env::temp_dir(), test)
+        }
+
+        fn below(directory: &Path, test: &str) -> Self {
+            Self(directory.join(format!("berth-leases-{test}-{}", std::process::id())))
         }
     }
 
@@ -252,6 +256,23 @@ mod tests {
         // Nothing is believed of a lease that it does not say itself.
         fs::write(scratch.0.join("10.0.0.2"), "stranger\r\neth0").unwrap();
         assert!(its("pod").is_empty());
+    }
+
+    #[test]
+    fn a_lease_of_the_same_moment_is_seen() {
+        // A tmpfs, whose clock is a coarse one.
+        let scratch = Scratch::below(Path::new("/dev/shm"), "moment");
+        let its = |container| Leases::lock(&scratch.0, Instant::now()).unwrap().of(container, "eth0").unwrap();
+        assert!(its("pod").is_empty());
+        for _ in 0..100 {
+            let leases = Leases::lock(&scratch.0, Instant::now()).unwrap();
+            leases.reserve(address("10.0.0.2"), 0, "pod", "eth0").unwrap();
+            drop(leases);
+            // As by the Go plugin, and by one of ours that is killed before it says so.
+            fs::write(scratch.0.join("fd00::2"), "pod\r\neth0").unwrap();
+            assert_eq!(its("pod").len(), 2);
+            Leases::lock(&scratch.0, Instant::now()).unwrap().free_all("pod", "eth0").unwrap();
+        }
     }
 
     #[test]

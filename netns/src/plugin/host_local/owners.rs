@@ -1,27 +1,30 @@
 //! Who has which lease, so that a look-up need not read every one. The leases are the truth: this file is believed only
 //! while its time is that of their directory, which whoever gives or frees a lease changes, and what it says of a lease is
 //! looked up. The Go plugin passes it by, as it is nobody's lease.
+//!
+//! The time that both are given is of the past, one that no change can give: by the clock of many file systems (tmpfs, and
+//! all before Linux 6.13) two changes within some milliseconds are at the same time.
 
 use std::cell::Cell;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 const NAME: &str = ".owners";
 
 /// Freed leases stay in the file; so many beyond as many as it began with, and it is written anew.
 const SPARE: usize = 200;
 
+/// So long ago is the time of what is believed.
+const PAST: Duration = Duration::from_secs(3600);
+
 /// The file: how many leases it began with, then a line for each: address and container.
 pub(super) struct Owners {
     path: PathBuf,
     directory: PathBuf,
     believed: Cell<bool>,
-}
-
-fn modified(path: &Path) -> Option<SystemTime> {
-    fs::metadata(path).ok()?.modified().ok()
 }
 
 /// A lease's content begins with its container.
@@ -33,7 +36,10 @@ impl Owners {
     /// Of the leases in a directory, which are locked.
     pub(super) fn of(directory: &Path) -> Self {
         let path = directory.join(NAME);
-        let believed = modified(&path).is_some_and(|at| modified(directory) == Some(at));
+        // Set, and not come by a write whose writer was killed before it set it.
+        let is_set = |owners: &Metadata| owners.mtime() < owners.ctime();
+        let owners = fs::metadata(&path).ok().filter(is_set).and_then(|owners| owners.modified().ok());
+        let believed = owners.is_some() && owners == fs::metadata(directory).and_then(|leases| leases.modified()).ok();
         Self { path, directory: directory.to_owned(), believed: Cell::new(believed) }
     }
 
@@ -77,8 +83,9 @@ impl Owners {
     /// The directory was changed by us, and by us alone.
     pub(super) fn changed(&self) {
         let stamp = || -> io::Result<()> {
-            let at = fs::metadata(&self.directory)?.modified()?;
-            File::options().append(true).open(&self.path)?.set_modified(at)
+            let at = SystemTime::now() - PAST;
+            File::options().append(true).open(&self.path)?.set_modified(at)?;
+            File::open(&self.directory)?.set_modified(at)
         };
         self.believed.set(self.believed.get() && stamp().is_ok());
     }
