@@ -9,7 +9,8 @@ use netns::cni::cache::Attachment;
 use netns::cni::conflist::NetworkList;
 use netns::cni::engine::Engine;
 use netns::plugin::Places;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
 use crate::host::{Host, list, soon};
@@ -100,16 +101,19 @@ pub fn is_victim() -> bool {
     true
 }
 
-/// Kills a process and those that it runs, none of which can start another meanwhile.
+/// Kills a process and those that it runs, none of which can start another meanwhile, and waits for their ends.
 fn kill(child: &mut Child) {
-    let send = |pid: i32, signal| {
-        let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
-    };
-    let pid = child.id() as i32;
-    send(pid, Signal::STOP);
+    let pid = Pid::from_child(child);
+    kill_process(pid, Signal::STOP).unwrap();
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().for_each(|child| send(child.parse().unwrap(), Signal::KILL));
-    send(pid, Signal::KILL);
+    let pids = children.split_whitespace().map(|child| Pid::from_raw(child.parse().unwrap()).unwrap());
+    let ends: Vec<_> = pids.chain([pid]).filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()).collect();
+    for end in &ends {
+        let _ = pidfd_send_signal(end, Signal::KILL);
+    }
+    for end in &ends {
+        poll(&mut [PollFd::new(end, PollFlags::IN)], None).unwrap();
+    }
 }
 
 fn run(host: &Host, chain: Chain, act: &str, after: Duration) -> bool {
