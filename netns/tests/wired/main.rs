@@ -23,6 +23,9 @@ use libtest_mimic::{Arguments, Trial};
 /// old one. By name, as that is how the Go plugins find them.
 const TOOLS: &str = "BERTH_NETNS_TOOLS";
 
+/// Set in a process that runs one trial: its name.
+const ALONE: &str = "BERTH_NETNS_ALONE";
+
 fn main() -> ExitCode {
     // Under a plugin's name this is that plugin, as the shim is: host::binaries links them.
     let name = std::env::args_os().next().unwrap_or_default();
@@ -71,15 +74,24 @@ fn itself(tools: &str) -> Command {
     command
 }
 
-/// A trial where these tools are found: in a process of its own, as what is found is a process' own.
+/// A trial where these tools are found: what is found is a process' own.
 pub fn trial_with(tools: &'static str, name: &'static str, act: fn(&host::Host)) -> Trial {
-    let name = format!("by {tools}: {name}");
+    alone(tools, format!("by {tools}: {name}"), act)
+}
+
+/// A trial of locks: a program that another trial just starts would have them, too, until its execve.
+pub fn trial_alone(name: &'static str, act: fn(&host::Host)) -> Trial {
+    alone("nft", name.to_owned(), act)
+}
+
+/// A trial in a process of its own.
+fn alone(tools: &'static str, name: String, act: fn(&host::Host)) -> Trial {
     Trial::test(name.clone(), move || {
-        if std::env::var(TOOLS).is_ok_and(|found| found == tools) {
+        if std::env::var(ALONE).is_ok_and(|alone| alone == name) {
             host::Host::with(&name.replace(':', ""), act);
             return Ok(());
         }
-        let output = itself(tools).args([&name, "--exact"]).output()?;
+        let output = itself(tools).env(ALONE, &name).args([&name, "--exact"]).output()?;
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
         if output.status.success() && text.contains("1 passed") { Ok(()) } else { Err(text.into()) }
     })

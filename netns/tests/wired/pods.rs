@@ -1,11 +1,12 @@
 //! Pods as a whole: made, found, taken away, by their owner and by others.
 
 use std::fs;
+use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use libtest_mimic::Trial;
 use netns::Namespace;
@@ -15,8 +16,8 @@ use netns::plugin::Places;
 use netns::pod::{Life, Pods, Wanted};
 use serde_json::json;
 
-use crate::host::{Host, list, reaches, soon};
-use crate::trial;
+use crate::host::{Host, list, reaches};
+use crate::trial_alone;
 use crate::victim::{self, survives};
 
 /// Set in a process that makes a pod or takes it away, and may be killed: the directory.
@@ -24,13 +25,13 @@ const VICTIM: &str = "BERTH_NETNS_POD_VICTIM";
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("a pod is made whole and taken away whole", whole),
-        trial("a pod whose last network fails leaves nothing", fails),
-        trial("a pod gets no port that is somebody's", ports),
-        trial("a pod is collected when its owner and its processes are gone", collected),
-        trial("a pod of an earlier boot leaves alone what has its name now", rebooted),
-        trial("a pod whose maker is killed at any moment is found", make_killed),
-        trial("a pod whose taker is killed at any moment is found", take_killed),
+        trial_alone("a pod is made whole and taken away whole", whole),
+        trial_alone("a pod whose last network fails leaves nothing", fails),
+        trial_alone("a pod gets no port that is somebody's", ports),
+        trial_alone("a pod is collected when its owner and its processes are gone", collected),
+        trial_alone("a pod of an earlier boot leaves alone what has its name now", rebooted),
+        trial_alone("a pod whose maker is killed at any moment is found", make_killed),
+        trial_alone("a pod whose taker is killed at any moment is found", take_killed),
     ]
 }
 
@@ -134,7 +135,12 @@ struct Inhabitant(Child);
 
 impl Inhabitant {
     fn of(namespace: &Namespace) -> Self {
-        Self(namespace.enter(|| Command::new("sleep").arg("1000").spawn().unwrap()).unwrap())
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo; exec sleep 1000"]).stdout(Stdio::piped());
+        let mut child = namespace.enter(|| command.spawn().unwrap()).unwrap();
+        // Until it says something it may have our locks: the kernel closes descriptors after spawn has returned.
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        Self(child)
     }
 }
 
@@ -145,22 +151,14 @@ impl Drop for Inhabitant {
     }
 }
 
-/// A process that another trial just starts has our locks until its execve.
-fn becomes(pods: &Pods, life: Life) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while pods.find("pod").unwrap().unwrap().life != life && Instant::now() < end {
-        std::thread::yield_now();
-    }
-    assert_eq!(pods.find("pod").unwrap().unwrap().life, life);
+fn life(pods: &Pods) -> Life {
+    pods.find("pod").unwrap().unwrap().life
 }
 
-/// Collects all that there is, which takes longer where another trial's process has our locks.
+/// Collects all that there is.
 fn collect(pods: &Pods) {
-    let all = || {
-        pods.collect().unwrap().into_iter().for_each(|(_, removed)| removed.unwrap());
-        pods.ids().unwrap().is_empty()
-    };
-    assert!(soon(all));
+    pods.collect().unwrap().into_iter().for_each(|(_, removed)| removed.unwrap());
+    assert!(pods.ids().unwrap().is_empty());
 }
 
 fn collected(host: &Host) {
@@ -170,17 +168,11 @@ fn collected(host: &Host) {
     let inhabitant = Inhabitant::of(&Namespace::open(&pod.record().namespace).unwrap());
     // As when its owner dies.
     drop(pod);
-    becomes(&pods, Life::Orphaned);
+    assert_eq!(life(&pods), Life::Orphaned);
     assert!(pods.collect().unwrap().is_empty());
     drop(inhabitant);
-    becomes(&pods, Life::Gone);
-    // That process may come between the two, again.
-    let end = Instant::now() + Duration::from_secs(10);
-    let mut collected = pods.collect().unwrap();
-    while collected.is_empty() && Instant::now() < end {
-        collected = pods.collect().unwrap();
-    }
-    assert_eq!(collected, [("pod".to_owned(), Ok(()))]);
+    assert_eq!(life(&pods), Life::Gone);
+    assert_eq!(pods.collect().unwrap(), [("pod".to_owned(), Ok(()))]);
     assert_eq!(pods.ids().unwrap(), ["live"]);
     assert_eq!(host.leases("net").len(), 1);
     pods.check(live.record()).unwrap();
@@ -193,7 +185,7 @@ fn rebooted(host: &Host) {
     let (pod, _) = pods.create(wanted("pod", 8080)).unwrap();
     let (id, namespace) = (pod.record().id.clone(), pod.record().namespace.clone());
     drop(pod);
-    becomes(&pods, Life::Gone);
+    assert_eq!(life(&pods), Life::Gone);
     let file = host.directory.join("cache/pods/pod.json");
     let now = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
     let text = fs::read_to_string(&file).unwrap().replace(now.trim(), "another boot");
