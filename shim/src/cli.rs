@@ -24,7 +24,7 @@ mod template;
 mod time;
 mod update;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::process::ExitCode;
 
 pub use error::Error;
@@ -79,7 +79,7 @@ const fn refused(name: &'static str) -> Command {
         flags: &[],
         until: Until::Start,
         clones: false,
-        run: |_, _| Err(Error::Unimplemented("checkpoint and restore are not supported")),
+        run: |_, given| Err(Error::NoCheckpoint(given.words.join(OsStr::new(" ")).to_string_lossy().into_owned())),
     }
 }
 

@@ -96,7 +96,7 @@ fn errors_go_to_the_log_as_json(stage: &Stage) -> Result<()> {
 }
 
 fn checkpoints_are_refused(stage: &Stage) -> Result<()> {
-    refused(stage.run(&["checkpoint", "--work-path", "x", "c"])?, 1, "not supported")?;
+    refused(stage.run(&["checkpoint", "--work-path", "x", "c"])?, 1, "not supported: --work-path x c")?;
     refused(stage.run(&["restore", "c"])?, 1, "not supported")
 }
 

@@ -119,6 +119,9 @@ pub enum Error {
     /// Not a thing we do.
     #[error("{0}")]
     Unimplemented(&'static str),
+    /// With all that was asked.
+    #[error("checkpoint and restore are not supported: {0}")]
+    NoCheckpoint(String),
     /// As runc begins the errors of some commands.
     #[error("{verb} failed")]
     Failed {
