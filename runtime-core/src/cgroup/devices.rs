@@ -57,6 +57,20 @@ struct Devices {
     minor: Option<u32>,
 }
 
+impl Devices {
+    /// Whether all that `other` is about is in it.
+    fn includes(&self, other: &Devices) -> bool {
+        let all = |own: Option<u32>, other| own.is_none() || own == other;
+        self.kind == other.kind && all(self.major, other.major) && all(self.minor, other.minor)
+    }
+
+    /// Whether some device is in both.
+    fn overlaps(&self, other: &Devices) -> bool {
+        let some = |own: Option<u32>, other: Option<u32>| own.is_none() || other.is_none() || own == other;
+        self.kind == other.kind && some(self.major, other.major) && some(self.minor, other.minor)
+    }
+}
+
 /// A default for all devices, and the exceptions from it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Rules {
@@ -130,34 +144,28 @@ fn number(number: Option<i64>) -> Option<Option<u32>> {
 }
 
 impl Rules {
-    /// Takes `access` to `devices` in (allow) or out. What agrees with the default removes an
-    /// exception, what differs adds one.
+    /// Takes `access` to `devices` in (allow) or out. What agrees with the default takes it out of the exceptions that
+    /// are about these devices or some of them, what differs adds one.
     fn except(&mut self, devices: Devices, access: Access, allow: bool) -> Result<(), ()> {
-        let same = self.exceptions.iter().position(|(other, _)| *other == devices);
         if allow != self.allowed {
-            match same {
-                Some(index) => self.exceptions[index].1.0 |= access.0,
+            match self.exceptions.iter_mut().find(|(other, _)| *other == devices) {
+                Some((_, has)) => has.0 |= access.0,
                 None => self.exceptions.push((devices, access)),
             }
             return Ok(());
         }
-        // The v1 controller ignores, silently, what would cut a hole into a wider exception.
-        // A rule that is not kept must not look as if it were.
-        let wider = |other: &Devices| {
-            *other != devices
-                && other.kind == devices.kind
-                && (other.major.is_none() || other.major == devices.major)
-                && (other.minor.is_none() || other.minor == devices.minor)
+        // A list of exceptions has no words for a hole in one of them, and the v1 controller ignores, silently, what would
+        // cut it. A rule that is not kept must not look as if it were.
+        let holed = |(other, has): &(Devices, Access)| {
+            has.0 & access.0 != 0 && devices.overlaps(other) && !devices.includes(other)
         };
-        if self.exceptions.iter().any(|(other, has)| wider(other) && has.0 & access.0 != 0) {
+        if self.exceptions.iter().any(holed) {
             return Err(());
         }
-        if let Some(index) = same {
-            self.exceptions[index].1.0 &= !access.0;
-            if self.exceptions[index].1.0 == 0 {
-                self.exceptions.remove(index);
-            }
+        for (_, has) in self.exceptions.iter_mut().filter(|(other, _)| devices.includes(other)) {
+            has.0 &= !access.0;
         }
+        self.exceptions.retain(|(_, has)| has.0 != 0);
         Ok(())
     }
 
@@ -263,6 +271,27 @@ mod tests {
                 {"allow":false,"type":"b","major":8,"minor":1,"access":"w"}]"#,
         );
         assert!(matches!(result, Err(Error::DeviceHole { index: Some(1), .. })));
+    }
+
+    #[test]
+    fn hole_where_two_wildcards_meet_is_refused() {
+        let result = parse(
+            r#"[{"allow":true,"type":"b","major":8,"access":"rw"},
+                {"allow":false,"type":"b","minor":1,"access":"w"}]"#,
+        );
+        assert!(matches!(result, Err(Error::DeviceHole { index: Some(1), .. })));
+    }
+
+    #[test]
+    fn wider_denial_takes_back_the_narrower_exceptions_before_it() {
+        let rules = parse(
+            r#"[{"allow":true,"type":"b","major":8,"minor":1,"access":"rw"},
+                {"allow":true,"type":"b","major":8,"minor":2,"access":"r"},
+                {"allow":true,"type":"b","major":9,"minor":1,"access":"r"},
+                {"allow":false,"type":"b","major":8,"access":"r"}]"#,
+        );
+        let [_, (_, lines)] = rules.unwrap().v1();
+        assert_eq!(lines[..2], ["b 8:1 w", "b 9:1 r"]);
     }
 
     #[test]

@@ -69,6 +69,9 @@ fn missing_controller() -> Result<(), Failed> {
 const KMSG: &str = r#"{"devices":[{"allow":false,"access":"rwm"},
     {"allow":true,"type":"c","major":1,"minor":11,"access":"r"}]}"#;
 
+const UNWRITTEN_KMSG: &str = r#"{"devices":[{"allow":true,"access":"rwm"},
+    {"allow":false,"type":"c","major":1,"minor":11,"access":"w"}]}"#;
+
 fn device_rules() -> Result<(), Failed> {
     let scratch = Scratch::new();
     let closed = Cgroup::create(&scratch.path, None)?;
@@ -77,6 +80,10 @@ fn device_rules() -> Result<(), Failed> {
     // The rules of a cgroup that was there are replaced: were both in force, the stricter would win.
     let open = scratch.create(KMSG)?;
     let mut inmate = Inmate::run(&open, ": </dev/null && : </dev/kmsg && ! (: >/dev/kmsg) 2>/dev/null");
+    assert!(inmate.0.wait()?.success());
+    // Who may not write may not open to read and write.
+    let unwritten = scratch.create(UNWRITTEN_KMSG)?;
+    let mut inmate = Inmate::run(&unwritten, ": <>/dev/null && : </dev/kmsg && ! (: <>/dev/kmsg) 2>/dev/null");
     assert!(inmate.0.wait()?.success());
     Ok(())
 }

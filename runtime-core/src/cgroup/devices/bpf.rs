@@ -1,8 +1,9 @@
 //! Device rules as a BPF_PROG_TYPE_CGROUP_DEVICE program: the kernel calls it for every open(2) and
 //! mknod(2) of a device, with the struct bpf_cgroup_dev_ctx in r1, and a result of 0 is EPERM.
 //!
-//! The program tries one exception after the other. All of them have the same verdict, so an
-//! access passes through an exception only if one covers it whole.
+//! The program tries one exception after the other. All of them have the same verdict. Where they allow, one must cover the
+//! access whole; where they deny, a part of it is enough: who may not write may not open to read and write. The v1 controller
+//! decides likewise (security/device_cgroup.c).
 
 use super::{Access, Kind, Rules};
 
@@ -24,6 +25,7 @@ const AND32: u8 = 0x54;
 const RSH32: u8 = 0x74;
 const MOV32: u8 = 0xb4;
 const MOV32_REG: u8 = 0xbc;
+const JEQ: u8 = 0x15;
 const JNE: u8 = 0x55;
 const JNE_REG: u8 = 0x5d;
 const EXIT: u8 = 0x95;
@@ -60,8 +62,11 @@ pub(in crate::cgroup) fn program(rules: &Rules) -> Vec<Instruction> {
             unless(JNE, MAJOR, 0, major);
         }
         if *access != Access::ALL {
-            // Something else than the covered bits is asked for: not this exception.
-            unless(JNE_REG, SCRATCH, ACCESS, 0);
+            // What the exception has of what is asked for: nothing to deny, or not all to allow, is not its matter.
+            match rules.allowed {
+                true => unless(JEQ, SCRATCH, 0, 0),
+                false => unless(JNE_REG, SCRATCH, ACCESS, 0),
+            }
             block.insert(0, instruction(AND32, SCRATCH, 0, 0, u32::from(access.0)));
             block.insert(0, instruction(MOV32_REG, SCRATCH, ACCESS, 0, 0));
         }
@@ -82,34 +87,13 @@ fn verdict(allow: bool) -> Vec<Instruction> {
 }
 
 #[cfg(test)]
+mod interpreter;
+
+#[cfg(test)]
 mod tests {
     use super::super::tests::parse;
+    use super::interpreter::run;
     use super::*;
-
-    /// Runs the few instructions that `program` may use, as the kernel would.
-    fn run(program: &[Instruction], context: [u32; 3]) -> u64 {
-        let mut registers = [0u64; 11];
-        let mut at = 0usize;
-        loop {
-            let [op, regs, low, high, a, b, c, d] = program[at].to_ne_bytes();
-            let (dst, src) = (usize::from(regs & 15), usize::from(regs >> 4));
-            let offset = i16::from_ne_bytes([low, high]);
-            let immediate = u32::from_ne_bytes([a, b, c, d]);
-            at += 1;
-            let jump = |condition: bool| if condition { offset as usize } else { 0 };
-            match op {
-                LDX_W => registers[dst] = u64::from(context[offset as usize / 4]),
-                AND32 => registers[dst] = u64::from(registers[dst] as u32 & immediate),
-                RSH32 => registers[dst] = u64::from(registers[dst] as u32 >> immediate),
-                MOV32 => registers[dst] = u64::from(immediate),
-                MOV32_REG => registers[dst] = u64::from(registers[src] as u32),
-                JNE => at += jump(registers[dst] != immediate as i32 as u64),
-                JNE_REG => at += jump(registers[dst] != registers[src]),
-                EXIT => return registers[0],
-                op => panic!("unknown instruction {op:#x}"),
-            }
-        }
-    }
 
     const BLOCK: u32 = 1;
     const CHAR: u32 = 2;
@@ -150,6 +134,19 @@ mod tests {
         assert!(!allows(&rules, BLOCK, "r", 8, 77));
         assert!(allows(&rules, BLOCK, "rwm", 9, 0));
         assert!(allows(&rules, CHAR, "rwm", 8, 0));
+    }
+
+    #[test]
+    fn part_of_an_access_that_is_denied_is_enough_to_deny_it() {
+        let rules = parse(
+            r#"[{"allow":true,"access":"rwm"},
+                {"allow":false,"type":"b","major":8,"minor":0,"access":"w"}]"#,
+        )
+        .unwrap();
+        assert!(allows(&rules, BLOCK, "r", 8, 0) && allows(&rules, BLOCK, "rm", 8, 0));
+        for access in ["w", "rw", "wm", "rwm"] {
+            assert!(!allows(&rules, BLOCK, access, 8, 0), "{access}");
+        }
     }
 
     #[test]
