@@ -198,7 +198,8 @@ impl Home {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Err(Error::Exists),
             made => made.map_err(failed("make", directory)),
         }?;
-        Lock::take(directory)
+        // Nobody knows of it yet: what cannot be locked is not left for the next one of this name to find.
+        Lock::take(directory).inspect_err(|_| drop(fs::remove_dir(directory)))
     }
 
     /// A directory beside the state.
