@@ -11,6 +11,7 @@ mod choices;
 mod messages;
 mod options;
 mod plan;
+mod resources;
 mod seccomp;
 
 /// The shim has no library: its parsers are taken in by file.
@@ -35,13 +36,14 @@ use runtime_core::{program, step};
 pub use messages::{arguments, messages, passwd};
 pub use options::mount_options;
 pub use plan::{config, process};
+pub use resources::resources;
 pub use seccomp::seccomp;
 
 /// A target's body.
 pub type Body = fn(&[u8]);
 
 /// Every target, for the test that runs them all.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("config", config),
     ("process", process),
     ("mount_options", mount_options),
@@ -49,4 +51,5 @@ pub const TARGETS: [(&str, Body); 7] = [
     ("messages", messages),
     ("arguments", arguments),
     ("passwd", passwd),
+    ("resources", resources),
 ];

@@ -14,7 +14,7 @@ use support::{compile, host, minimal, mutate};
 /// How runtime-core's own tests spoil specs.
 #[path = "../../runtime-core/tests/plan/support.rs"]
 #[allow(dead_code)]
-mod support;
+pub mod support;
 
 const HOSTS: [&str; 4] = ["v1", "v2", "lsm", "old"];
 
@@ -106,7 +106,7 @@ fn parsed<T>(result: Result<T, serde_json::Error>) -> Option<T> {
     result.inspect_err(|error| assert!(!error.to_string().is_empty())).ok()
 }
 
-fn one_line(error: &str) {
+pub fn one_line(error: &str) {
     assert!(!error.is_empty() && !error.contains(['\n', '\0']), "not one line: {error:?}");
 }
 

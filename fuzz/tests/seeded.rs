@@ -93,4 +93,4 @@ macro_rules! targets {
     };
 }
 
-targets!(config, process, mount_options, seccomp, messages, arguments, passwd);
+targets!(config, process, mount_options, seccomp, messages, arguments, passwd, resources);

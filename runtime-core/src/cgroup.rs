@@ -6,6 +6,7 @@
 //! out which; [`resources`] and [`devices`] decide, without a system call, what is to be written;
 //! everything else works on directory descriptors ([`dir`]).
 
+mod decided;
 mod devices;
 mod dir;
 mod error;
@@ -27,6 +28,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use oci_spec::runtime::LinuxResources;
 use rustix::process::Pid;
 
+pub use decided::Decided;
 pub use error::Error;
 pub use oom::OomWatch;
 pub use path::CgroupPath;

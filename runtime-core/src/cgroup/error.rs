@@ -207,6 +207,20 @@ pub enum Error {
         /// The key.
         file: String,
     },
+    /// What would be a part of a file's name.
+    #[error("linux.resources.hugepageLimits: {size:?} is no size of pages")]
+    PageSize {
+        /// As it was given.
+        size: String,
+    },
+    /// What the kernel would take for less than it says.
+    #[error("linux.resources: {value:?}, for {file:?}, is more than one line")]
+    BadLine {
+        /// The cgroup's file.
+        file: String,
+        /// What would be written.
+        value: String,
+    },
     /// Something for which cgroup v2 has no controller.
     #[error("{what} need cgroup v1")]
     OnlyV1 {
@@ -303,6 +317,8 @@ impl Error {
             | Self::Swap { .. }
             | Self::UnifiedOnV1
             | Self::UnifiedName { .. }
+            | Self::PageSize { .. }
+            | Self::BadLine { .. }
             | Self::OnlyV1 { .. }
             | Self::DeviceRule { .. }
             | Self::DeviceHole { .. }

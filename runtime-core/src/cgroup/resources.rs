@@ -79,6 +79,15 @@ impl Setting {
         Setting { missing: Missing::Skip, ..self }
     }
 
+    /// Each file and value that may be written for it.
+    pub(super) fn writes(&self) -> impl Iterator<Item = (&str, &str)> {
+        let other = match &self.missing {
+            Missing::Write { file, value } => Some((*file, value.as_str())),
+            Missing::Fail | Missing::Skip => None,
+        };
+        std::iter::once((self.file.as_ref(), self.value.as_str())).chain(other)
+    }
+
     fn or_else(self, file: &'static str, value: impl ToString) -> Setting {
         Setting { missing: Missing::Write { file, value: value.to_string() }, ..self }
     }
@@ -164,6 +173,30 @@ fn rdma(resources: &LinuxResources) -> Vec<Setting> {
         .collect()
 }
 
+/// Limits on pages of each size and, since Linux 5.7, on their reservations; `file` is what the version calls a limit. The
+/// size becomes a part of a file's name. `64KB`, `2MB`, `1GB`: runtime-spec, config-linux.md
+fn huge_pages(resources: &LinuxResources, file: &str) -> Result<Vec<Setting>, Error> {
+    let mut settings = Vec::new();
+    for limit in resources.hugepage_limits().iter().flatten() {
+        let size = limit.page_size();
+        if size.is_empty() || !size.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+            return Err(Error::PageSize { size: size.clone() });
+        }
+        settings.push(Setting::new("hugetlb", format!("hugetlb.{size}.{file}"), limit.limit()));
+        settings.push(Setting::new("hugetlb", format!("hugetlb.{size}.rsvd.{file}"), limit.limit()).if_present());
+    }
+    Ok(settings)
+}
+
+/// The kernel takes a value to its first NUL, and some of its parsers to the first line's end: what follows would be passed
+/// over without a word.
+fn of_one_line(settings: Vec<Setting>) -> Result<Vec<Setting>, Error> {
+    match settings.iter().find(|setting| setting.value.contains(['\n', '\0'])) {
+        Some(Setting { file, value, .. }) => Err(Error::BadLine { file: file.to_string(), value: value.clone() }),
+        None => Ok(settings),
+    }
+}
+
 /// Zero means unset, in the fields of which OCI says so.
 fn nonzero<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
     value.filter(|value| *value != T::default())
@@ -177,4 +210,34 @@ fn written(settings: &[Setting]) -> Vec<String> {
 #[cfg(test)]
 fn resources(json: &str) -> LinuxResources {
     serde_json::from_str(json).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_pages_that_are_none_are_refused() {
+        for size in ["", "../../x", "2MB/../../x", "2MB\\n", "2 MB", "2MB.rsvd"] {
+            let limits = resources(&format!(r#"{{"hugepageLimits":[{{"pageSize":"{size}","limit":1}}]}}"#));
+            assert!(matches!(v1::settings(&limits), Err(Error::PageSize { .. })), "{size}");
+            assert!(matches!(v2::settings(&limits), Err(Error::PageSize { .. })), "{size}");
+        }
+    }
+
+    #[test]
+    fn values_of_more_than_one_line_are_refused() {
+        for json in [
+            r#"{"cpu":{"cpus":"0\n1-3"}}"#,
+            r#"{"cpu":{"mems":"0\u0000,1"}}"#,
+            r#"{"rdma":{"mlx5_1 hca_handle=1\n":{"hcaHandles":3}}}"#,
+        ] {
+            assert!(matches!(v1::settings(&resources(json)), Err(Error::BadLine { .. })), "{json}");
+            assert!(matches!(v2::settings(&resources(json)), Err(Error::BadLine { .. })), "{json}");
+        }
+        let json = r#"{"network":{"priorities":[{"name":"eth0\nlo","priority":5}]}}"#;
+        assert!(matches!(v1::settings(&resources(json)), Err(Error::BadLine { .. })));
+        let json = r#"{"unified":{"memory.high":"5\u00006"}}"#;
+        assert!(matches!(v2::settings(&resources(json)), Err(Error::BadLine { .. })));
+    }
 }

@@ -16,6 +16,7 @@ pub(super) use unit::Unit;
 use super::Error as CgroupError;
 use super::resources::{Limits, Setting};
 use bus::Manager;
+use properties::Property;
 
 /// Starts the scope with `pid` in it, and all that systemd can be told of its limits.
 pub(super) fn start(unit: &Unit, pid: Pid, limits: &Limits, v2: bool) -> Result<(), CgroupError> {
@@ -27,9 +28,7 @@ fn try_start(unit: &Unit, pid: Pid, limits: &Limits, v2: bool) -> Result<(), Err
     let version = manager.version()?;
     let mut properties = properties::of_scope(unit, pid.as_raw_nonzero().get().cast_unsigned());
     properties.push(properties::io_accounting(v2));
-    properties.extend(properties::at_start(&limits.settings, version));
-    properties.extend(properties::of_limits(&limits.settings, version));
-    properties.extend(properties::of_devices(&limits.rules));
+    properties.extend(told(limits, version));
     match manager.start(&unit.name, &properties) {
         // A failed one of this name may be all that is left of somebody.
         Err(error) if error.is(".UnitExists") => {
@@ -38,6 +37,13 @@ fn try_start(unit: &Unit, pid: Pid, limits: &Limits, v2: bool) -> Result<(), Err
         }
         result => result,
     }
+}
+
+/// What a scope's limits are to a systemd of this version.
+pub(super) fn told(limits: &Limits, version: u32) -> impl Iterator<Item = Property> {
+    let start = properties::at_start(&limits.settings, version);
+    let limited = properties::of_limits(&limits.settings, version);
+    start.into_iter().chain(limited).chain(properties::of_devices(&limits.rules))
 }
 
 /// Changes the limits that systemd knows.

@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
-use super::{Error, Setting, nonzero, pids_max, rdma, throttles};
+use super::{Error, Setting, huge_pages, nonzero, of_one_line, pids_max, rdma, throttles};
 
 /// The kernel clamps what is outside, silently; the request is refused instead.
 const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
@@ -28,13 +28,7 @@ pub(in crate::cgroup) fn settings(resources: &LinuxResources) -> Result<Vec<Sett
     if let Some(block_io) = resources.block_io() {
         blkio(block_io, &mut settings);
     }
-    for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.limit_in_bytes", limit.page_size());
-        settings.push(Setting::new("hugetlb", file, limit.limit()));
-        // Limits on reservations came with Linux 5.7.
-        let file = format!("hugetlb.{}.rsvd.limit_in_bytes", limit.page_size());
-        settings.push(Setting::new("hugetlb", file, limit.limit()).if_present());
-    }
+    settings.extend(huge_pages(resources, "limit_in_bytes")?);
     if let Some(network) = resources.network() {
         if let Some(class) = nonzero(network.class_id()) {
             settings.push(Setting::new("net_cls", "net_cls.classid", class));
@@ -45,7 +39,7 @@ pub(in crate::cgroup) fn settings(resources: &LinuxResources) -> Result<Vec<Sett
         }
     }
     settings.extend(rdma(resources));
-    Ok(settings)
+    of_one_line(settings)
 }
 
 fn cpuset(cpu: &LinuxCpu, settings: &mut Vec<Setting>) {

@@ -3,7 +3,7 @@
 
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxNetwork, LinuxResources};
 
-use super::{Error, Setting, nonzero, pids_max, rdma, throttles};
+use super::{Error, Setting, huge_pages, nonzero, of_one_line, pids_max, rdma, throttles};
 use crate::cgroup::layout::Controller;
 
 /// The kernel's default, for a quota that comes without a period.
@@ -25,18 +25,13 @@ pub(in crate::cgroup) fn settings(resources: &LinuxResources) -> Result<Vec<Sett
     if let Some(cpu) = resources.cpu() {
         self::cpu(cpu, &mut settings)?;
     }
-    for limit in resources.hugepage_limits().iter().flatten() {
-        let file = format!("hugetlb.{}.max", limit.page_size());
-        settings.push(Setting::new("hugetlb", file, limit.limit()));
-        let file = format!("hugetlb.{}.rsvd.max", limit.page_size());
-        settings.push(Setting::new("hugetlb", file, limit.limit()).if_present());
-    }
+    settings.extend(huge_pages(resources, "max")?);
     settings.extend(rdma(resources));
     if let Some(network) = resources.network() {
         self::network(network)?;
     }
     unified(resources, &mut settings)?;
-    Ok(settings)
+    of_one_line(settings)
 }
 
 fn memory(memory: &LinuxMemory, settings: &mut Vec<Setting>) -> Result<(), Error> {
@@ -155,7 +150,8 @@ fn unified(resources: &LinuxResources, settings: &mut Vec<Setting>) -> Result<()
     let mut files: Vec<_> = resources.unified().iter().flatten().collect();
     files.sort();
     for (file, value) in files {
-        let prefix = file.split_once('.').filter(|_| !file.contains('/')).map(|(name, _)| name);
+        let is_name = file.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
+        let prefix = file.split_once('.').filter(|_| is_name).map(|(name, _)| name);
         let Some(controller) = prefix.and_then(controller) else {
             return Err(Error::UnifiedName { file: file.clone() });
         };
@@ -243,7 +239,7 @@ mod tests {
 
     #[test]
     fn unified_names_must_be_files_of_a_controller() {
-        for name in ["../x.max", "memory/max", "nonsense", "unknown.max"] {
+        for name in ["../x.max", "memory/max", "nonsense", "unknown.max", "memory.max\\u0000", "memory.max\\n"] {
             let json = format!(r#"{{"unified":{{"{name}":"1"}}}}"#);
             let result = settings(&resources(&json));
             assert!(matches!(result, Err(Error::UnifiedName { .. })), "{name}");

@@ -12,7 +12,7 @@ use crate::cgroup::resources::Setting;
 
 /// What a property may be, as D-Bus has it: a variant.
 #[derive(Clone, Debug, PartialEq, Eq, Marshal, Signature)]
-pub(super) enum Value {
+pub(in crate::cgroup) enum Value {
     Bool(bool),
     Number(u64),
     Text(String),
@@ -22,7 +22,7 @@ pub(super) enum Value {
     Devices(Vec<(String, String)>),
 }
 
-pub(super) type Property = (&'static str, Value);
+pub(in crate::cgroup) type Property = (&'static str, Value);
 
 /// systemd's infinity.
 const INFINITY: u64 = u64::MAX;
