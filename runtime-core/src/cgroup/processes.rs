@@ -1,7 +1,7 @@
 //! The processes of a cgroup and of all below it: signalled, waited for, and gone before rmdir.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -23,7 +23,7 @@ pub(super) fn all(dir: &Dir) -> Result<Vec<Pid>, Error> {
 
 /// Sends `signal` to every process once.
 pub(super) fn signal_once(dir: &Dir, signal: i32) -> Result<(), Error> {
-    all(dir)?.into_iter().try_for_each(|pid| send(pid, signal))
+    send(dir, &all(dir)?, signal).map(drop)
 }
 
 /// Kills until nobody new turns up. `hold` is called when forks outrun that, to stop them.
@@ -31,26 +31,71 @@ pub(super) fn kill_all(dir: &Dir, hold: impl Fn()) -> Result<(), Error> {
     const OUTRUN: usize = 3;
     let mut killed = HashSet::new();
     for round in 0.. {
-        let new: Vec<Pid> = all(dir)?.into_iter().filter(|pid| killed.insert(*pid)).collect();
+        let new: Vec<Pid> = all(dir)?.into_iter().filter(|pid| !killed.contains(pid)).collect();
         if new.is_empty() {
             break;
         }
         if round >= OUTRUN {
             hold();
         }
-        new.into_iter().try_for_each(|pid| send(pid, libc::SIGKILL))?;
+        killed.extend(send(dir, &new, libc::SIGKILL)?);
     }
     Ok(())
 }
 
-fn send(pid: Pid, signal: i32) -> Result<(), Error> {
-    match sys::kill(pid, signal) {
-        Ok(()) | Err(Errno::SRCH) => Ok(()),
-        Err(source) => {
-            let pid = pid.as_raw_nonzero().get();
-            Err(Error::Signal { signal, pid, source })
+/// Signals those of `pids` that are in `dir` still, and says who they were. A pid may be another's by the time it is used: so
+/// each is opened, then looked for once more, and what was opened gets the signal. If its pid is in that list, it is the
+/// one listed, or it has ended.
+fn send(dir: &Dir, pids: &[Pid], signal: i32) -> Result<Vec<Pid>, Error> {
+    /// As many descriptors at a time.
+    const AT_ONCE: usize = 64;
+    let mut reached = Vec::new();
+    for some in pids.chunks(AT_ONCE) {
+        let opened = some.iter().map(|pid| Ok((*pid, open(*pid).map_err(refused(*pid, signal))?)));
+        let opened = opened.collect::<Result<Vec<_>, Error>>()?;
+        let inside: HashSet<Pid> = all(dir)?.into_iter().collect();
+        for (pid, opened) in opened.into_iter().filter(|(pid, _)| inside.contains(pid)) {
+            opened.send(pid, signal).map_err(refused(pid, signal))?;
+            reached.push(pid);
         }
     }
+    Ok(reached)
+}
+
+/// Whom a pid meant.
+enum Opened {
+    Process(OwnedFd),
+    /// A threaded cgroup of v2 lists threads, which no pidfd can be had of: these are signalled by number.
+    Thread,
+    Gone,
+}
+
+fn open(pid: Pid) -> Result<Opened, Errno> {
+    match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => Ok(Opened::Process(pidfd)),
+        Err(Errno::SRCH) => Ok(Opened::Gone),
+        // EINVAL, or, from newer kernels, ENOENT: no leader of a process.
+        Err(Errno::INVAL | Errno::NOENT) => Ok(Opened::Thread),
+        Err(errno) => Err(errno),
+    }
+}
+
+impl Opened {
+    fn send(&self, pid: Pid, signal: i32) -> Result<(), Errno> {
+        let sent = match self {
+            Opened::Process(pidfd) => sys::send_signal(pidfd.as_fd(), signal),
+            Opened::Thread => sys::kill(pid, signal),
+            Opened::Gone => Ok(()),
+        };
+        match sent {
+            Err(Errno::SRCH) => Ok(()),
+            sent => sent,
+        }
+    }
+}
+
+fn refused(pid: Pid, signal: i32) -> impl FnOnce(Errno) -> Error {
+    move |source| Error::Signal { signal, pid: pid.as_raw_nonzero().get(), source }
 }
 
 /// Removes the cgroup `name`, which is `dirs`, with all below it. Processes that were killed are
@@ -149,5 +194,29 @@ fn poll(fd: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> Result<bool,
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_in_the_cgroup_any_more_gets_no_signal() {
+        let sleeper = || std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let (mut member, mut stranger) = (sleeper(), sleeper());
+        let path = std::env::temp_dir().join(format!("berth-processes-{}", std::process::id()));
+        std::fs::create_dir(&path).unwrap();
+        // What lists processes is a cgroup to those who read it.
+        std::fs::write(path.join("cgroup.procs"), format!("{}\n", member.id())).unwrap();
+        let dir = Dir::new(std::fs::File::open(&path).unwrap().into());
+        let [inside, outside] = [&member, &stranger].map(Pid::from_child);
+        let reached = send(&dir, &[outside, inside], libc::SIGKILL);
+        std::fs::remove_dir_all(&path).unwrap();
+        let spared = stranger.try_wait().unwrap().is_none();
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        assert_eq!(reached.unwrap(), [inside]);
+        assert!(spared && !member.wait().unwrap().success());
     }
 }
