@@ -142,7 +142,7 @@ const READ: u32 = 2;
 const WRITE: u32 = 4;
 
 fn devices(rules: &[LinuxDeviceCgroup], program: &[u64]) {
-    let open = rules.iter().rfind(|rule| is_all(rule)).is_some_and(LinuxDeviceCgroup::allow);
+    let open = is_open(rules);
     for kind in [LinuxDeviceType::B, LinuxDeviceType::C] {
         for (major, minor) in [(1, 1), (1, 3), (3, 1), (8, 8), (8, 9), (136, 8), (200, 200), (i32::MAX, 3)] {
             for access in 1..8 {
@@ -162,7 +162,7 @@ fn devices(rules: &[LinuxDeviceCgroup], program: &[u64]) {
     }
 }
 
-/// What the last rule that is about it says; the defaults come after all others.
+/// What the last rule that is about it says; the defaults come after all others, nodes only where little is allowed.
 fn allows(rules: &[LinuxDeviceCgroup], kind: LinuxDeviceType, major: i32, minor: i32, access: u32) -> bool {
     let default = kind == LinuxDeviceType::C
         && matches!((major, minor), (1, 3 | 5 | 7 | 8 | 9) | (5, 0 | 2) | (136, _) | (10, 200));
@@ -172,7 +172,14 @@ fn allows(rules: &[LinuxDeviceCgroup], kind: LinuxDeviceType, major: i32, minor:
         let named = rule.typ() == Some(kind) && number(rule.major(), major) && number(rule.minor(), minor);
         is_all(rule) || (named && rule.access().as_ref().is_some_and(|access| access.contains(letter)))
     };
-    access == MKNOD || default || rules.iter().rfind(is_about).is_some_and(LinuxDeviceCgroup::allow)
+    (access == MKNOD && !is_open(rules))
+        || default
+        || rules.iter().rfind(is_about).is_some_and(LinuxDeviceCgroup::allow)
+}
+
+/// Whether all is allowed that is not denied by name.
+fn is_open(rules: &[LinuxDeviceCgroup]) -> bool {
+    rules.iter().rfind(|rule| is_all(rule)).is_some_and(LinuxDeviceCgroup::allow)
 }
 
 fn is_all(rule: &LinuxDeviceCgroup) -> bool {

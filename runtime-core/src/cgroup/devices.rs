@@ -78,8 +78,9 @@ pub(super) struct Rules {
     exceptions: Vec<(Devices, Access)>,
 }
 
-/// What every container may use besides what it asks for; these rules come last, as in runc, so
-/// none of them can be taken away. Making nodes is harmless: using them is what is ruled on.
+/// What every container may use besides what it asks for; these rules come last, as in runc, so none of them can be taken
+/// away. Making nodes is harmless: using them is what is ruled on; where a container may do everything but what it is denied
+/// by name, that stays denied.
 const DEFAULTS: [(Devices, Access); 11] = [
     (char(None, None), Access::MKNOD),
     (Devices { kind: Kind::Block, major: None, minor: None }, Access::MKNOD),
@@ -118,7 +119,8 @@ pub(super) fn rules(resources: Option<&LinuxResources>) -> Result<Rules, Error> 
             }
         }
     }
-    for (devices, access) in DEFAULTS {
+    let open = rules.allowed;
+    for (devices, access) in DEFAULTS.into_iter().filter(|(devices, _)| !(open && devices.major.is_none())) {
         rules
             .except(devices, access, true)
             .map_err(|()| Error::DeviceHole { index: None, rule: line(&devices, access) })?;
@@ -271,6 +273,17 @@ mod tests {
                 {"allow":false,"type":"b","major":8,"minor":1,"access":"w"}]"#,
         );
         assert!(matches!(result, Err(Error::DeviceHole { index: Some(1), .. })));
+    }
+
+    #[test]
+    fn a_node_that_may_not_be_made_in_an_open_container_stays_so() {
+        let rules = parse(
+            r#"[{"allow":true,"access":"rwm"},
+                {"allow":false,"type":"b","major":8,"minor":0,"access":"rwm"},
+                {"allow":false,"type":"c","major":1,"minor":3,"access":"rwm"}]"#,
+        );
+        let [_, (file, lines)] = rules.unwrap().v1();
+        assert_eq!((file, lines), ("devices.deny", vec!["b 8:0 rwm".to_owned()]));
     }
 
     #[test]
