@@ -168,7 +168,8 @@ fn hide(s: &mut LinuxContainerSecurityContext) {
 fn paths_are_masked_and_read_only(k: &Kubelet<'_>) -> Result<()> {
     let script = "cd /proc; for f in kcore keys timer_list acpi scsi /sys/firmware; do echo $f; \
                   if [ -d $f ]; then ls -A $f | wc -l; else head -c 100 $f 2>&1 | wc -c; fi; done; \
-                  for f in sysrq-trigger sys/kernel/domainname irq/default_smp_affinity; do echo x 2>&1 >$f; done; \
+                  for f in sysrq-trigger irq/default_smp_affinity; do echo x 2>&1 >$f; done; \
+                  f=sys/kernel/domainname; read name <$f; echo $name 2>&1 >$f; \
                   umount /proc/kcore 2>&1; \
                   sed -E 's/,(noexec|relatime)//g; s#( /null [^ ]+) ro#\\1 rw#' /proc/self/mountinfo | \
                   cut -d' ' -f5,6 | sort | grep -E '/(proc|sys/firm)'"; // a mask that is noexec or ro masks as well
