@@ -142,12 +142,15 @@ const READ: u32 = 2;
 const WRITE: u32 = 4;
 
 fn devices(rules: &[LinuxDeviceCgroup], program: &[u64]) {
-    let open = is_open(rules);
+    // Whether all is allowed that is not denied by name.
+    let open = rules.iter().rfind(|rule| is_all(rule)).is_some_and(LinuxDeviceCgroup::allow);
     for kind in [LinuxDeviceType::B, LinuxDeviceType::C] {
         for (major, minor) in [(1, 1), (1, 3), (3, 1), (8, 8), (8, 9), (136, 8), (200, 200), (i32::MAX, 3)] {
             for access in 1..8 {
                 let bits = [MKNOD, READ, WRITE].into_iter().filter(|bit| access & bit != 0);
-                let expected = bits.clone().all(|bit| allows(rules, kind, major, minor, bit));
+                // Where little is allowed, every container may make nodes.
+                let expected =
+                    bits.clone().all(|bit| (bit == MKNOD && !open) || allows(rules, kind, major, minor, bit));
                 let number = if kind == LinuxDeviceType::B { 1 } else { 2 };
                 let context = [number | access << 16, major.cast_unsigned(), minor.cast_unsigned()];
                 let verdict = interpreter::run(program, context) == 1;
@@ -162,7 +165,7 @@ fn devices(rules: &[LinuxDeviceCgroup], program: &[u64]) {
     }
 }
 
-/// What the last rule that is about it says; the defaults come after all others, nodes only where little is allowed.
+/// What the last rule that is about it says; the defaults for devices come after all others.
 fn allows(rules: &[LinuxDeviceCgroup], kind: LinuxDeviceType, major: i32, minor: i32, access: u32) -> bool {
     let default = kind == LinuxDeviceType::C
         && matches!((major, minor), (1, 3 | 5 | 7 | 8 | 9) | (5, 0 | 2) | (136, _) | (10, 200));
@@ -172,14 +175,7 @@ fn allows(rules: &[LinuxDeviceCgroup], kind: LinuxDeviceType, major: i32, minor:
         let named = rule.typ() == Some(kind) && number(rule.major(), major) && number(rule.minor(), minor);
         is_all(rule) || (named && rule.access().as_ref().is_some_and(|access| access.contains(letter)))
     };
-    (access == MKNOD && !is_open(rules))
-        || default
-        || rules.iter().rfind(is_about).is_some_and(LinuxDeviceCgroup::allow)
-}
-
-/// Whether all is allowed that is not denied by name.
-fn is_open(rules: &[LinuxDeviceCgroup]) -> bool {
-    rules.iter().rfind(|rule| is_all(rule)).is_some_and(LinuxDeviceCgroup::allow)
+    default || rules.iter().rfind(is_about).is_some_and(LinuxDeviceCgroup::allow)
 }
 
 fn is_all(rule: &LinuxDeviceCgroup) -> bool {
